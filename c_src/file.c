@@ -1,0 +1,98 @@
+/* The section file: the container of .tdz and .tdm (docs/SPEC.md, "Section file"). */
+#include "td_internal.h"
+
+/* Header: magic u32, format u16, n_sections u16, size u32, CRC-32 u32 of the 12 bytes before it and
+ * of the table. Table entry: kind u32, offset u32, size u32, CRC-32 u32 of the section's bytes. */
+
+static uint32_t aligned(uint32_t size)
+{
+    return (size + 3u) & ~(uint32_t)3u;
+}
+
+static uint32_t head_size(uint32_t n_sections)
+{
+    return TD_FILE_HEADER + TD_FILE_ENTRY * n_sections;
+}
+
+static uint32_t head_crc(const uint8_t *file, uint32_t n_sections)
+{
+    uint32_t crc = td_crc32(0, file, 12);
+    return td_crc32(crc, file + TD_FILE_HEADER, TD_FILE_ENTRY * (size_t)n_sections);
+}
+
+uint32_t td_file_size(const td_section *sections, uint32_t n_sections)
+{
+    uint32_t size = head_size(n_sections);
+    for (uint32_t i = 0; i < n_sections; i++) size += aligned(sections[i].size);
+    return size;
+}
+
+int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections, uint8_t *out, uint32_t capacity)
+{
+    if (n_sections > TD_FILE_MAX_SECTIONS) return TD_E_ARGUMENT;
+    uint32_t size = td_file_size(sections, n_sections);
+    if (size > capacity) return TD_E_FULL;
+    td_put32(out, magic);
+    td_put16(out + 4, TD_FILE_FORMAT);
+    td_put16(out + 6, n_sections);
+    td_put32(out + 8, size);
+    uint32_t at = head_size(n_sections);
+    for (uint32_t i = 0; i < n_sections; i++) {
+        uint8_t *entry = out + head_size(i);
+        uint32_t length = sections[i].size;
+        td_put32(entry, sections[i].kind);
+        td_put32(entry + 4, at);
+        td_put32(entry + 8, length);
+        td_put32(entry + 12, td_crc32(0, sections[i].data, length));
+        if (length) memcpy(out + at, sections[i].data, length);
+        memset(out + at + length, 0, aligned(length) - length);
+        at += aligned(length);
+    }
+    td_put32(out + 12, head_crc(out, n_sections));
+    return TD_OK;
+}
+
+/* Sections follow each other without gaps; padding is zero: a file has one form only. */
+static int check_section(const uint8_t *data, uint32_t file_size, const uint8_t *entry, uint32_t expected, uint32_t *end)
+{
+    uint32_t offset = td_get32(entry + 4), length = td_get32(entry + 8);
+    if (offset != expected || offset > file_size || length > file_size - offset) return TD_E_FORMAT;
+    *end = offset + aligned(length);
+    if (*end > file_size) return TD_E_FORMAT;
+    for (uint32_t i = offset + length; i < *end; i++) {
+        if (data[i] != 0) return TD_E_FORMAT;
+    }
+    return td_crc32(0, data + offset, length) == td_get32(entry + 12) ? TD_OK : TD_E_CRC;
+}
+
+int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t size)
+{
+    if (size < TD_FILE_HEADER || td_get32(data) != magic) return TD_E_FORMAT;
+    if (td_get16(data + 4) != TD_FILE_FORMAT) return TD_E_VERSION;
+    uint32_t n_sections = td_get16(data + 6), file_size = td_get32(data + 8);
+    if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections)) return TD_E_FORMAT;
+    if (head_crc(data, n_sections) != td_get32(data + 12)) return TD_E_CRC;
+    uint32_t end = head_size(n_sections);
+    for (uint32_t i = 0; i < n_sections; i++) {
+        int status = check_section(data, file_size, data + head_size(i), end, &end);
+        if (status != TD_OK) return status;
+    }
+    if (end != file_size) return TD_E_FORMAT;
+    file->data = data;
+    file->size = file_size;
+    file->n_sections = n_sections;
+    return TD_OK;
+}
+
+int td_file_section(const td_file *file, uint32_t kind, td_section *out)
+{
+    for (uint32_t i = 0; i < file->n_sections; i++) {
+        const uint8_t *entry = file->data + head_size(i);
+        if (td_get32(entry) != kind) continue;
+        out->kind = kind;
+        out->data = file->data + td_get32(entry + 4);
+        out->size = td_get32(entry + 8);
+        return TD_OK;
+    }
+    return TD_E_NOT_FOUND;
+}

@@ -1,0 +1,337 @@
+/*
+ * TinyDream core: the one public header.
+ *
+ * C99, freestanding: no malloc, no global state, no libc beyond stdint/stddef/stdbool/string.
+ * The same sources serve the host (through cffi) and the firmware. The journey of a sample:
+ *
+ *   rows -> bitplan.c/encode.c -> .tdz -> store.c (flash) -> decode.c (rows, samples) -\
+ *   .tdm -> model.c/kernels.c (frozen int8 part) -> embedding --------------------------> train.c
+ *   link.c carries every byte between host and board; file.c holds the sections of .tdz and .tdm.
+ *
+ * Conventions
+ * - Memory comes from the caller: `td_x_size(...)` says how much, `td_x_init(...)` takes it.
+ *   Memory handed over must be aligned to 8 bytes.
+ * - Functions that can fail return enum td_status: 0 ok, positive "go on", negative an error.
+ * - Bytes from outside are checked once, whole, when opened; afterwards nothing reads past them.
+ * - All files and frames are little-endian; bytes are read one by one, so alignment and the
+ *   host's byte order never matter. Reserved bytes must be zero.
+ *
+ * Everything between the cdef marks is also read by cffi: no directives, macros or inline
+ * functions there.
+ */
+#ifndef TD_H
+#define TD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "td_config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cdef-begin */
+
+/* ------------------------------------------------------------------ common */
+
+/* Version of this library (0xMMmmpp) and of each thing it stores or sends. They move apart. */
+enum td_versions {
+    TD_VERSION = 0x000100,
+    TD_FILE_FORMAT = 1,
+    TD_LINK_FORMAT = 1,
+    TD_STORE_FORMAT = 1
+};
+
+enum td_status {
+    TD_OK = 0,
+    TD_NEED_INPUT = 1,        /* give more bytes, then call again */
+    TD_E_ARGUMENT = -1,       /* the caller passed something that no valid call passes */
+    TD_E_MEMORY = -2,         /* the memory handed over is too small */
+    TD_E_FORMAT = -3,         /* the bytes are not what their magic or structure promises */
+    TD_E_VERSION = -4,        /* a format version that this build does not know */
+    TD_E_CRC = -5,            /* a checksum does not match: the bytes were damaged */
+    TD_E_RANGE = -6,          /* a value outside its declared range (a label, a feature, an index) */
+    TD_E_UNSUPPORTED = -7,    /* valid, but not built into this core */
+    TD_E_STATE = -8,          /* called in the wrong order */
+    TD_E_FULL = -9,           /* no room left in the output, the store or the frame */
+    TD_E_NOT_FOUND = -10,     /* no such section, object or slot */
+    TD_E_FLASH = -11,         /* the flash driver failed or a read-back differs */
+    TD_E_CALLBACK = -100      /* -100..-128: passed through from the caller's own functions */
+};
+
+/* A short name of a status, e.g. "crc"; never NULL. */
+const char *td_status_name(int status);
+
+/* CRC-32 (ISO-HDLC: polynomial 0xEDB88320 reflected, init and final xor all ones). Start with
+ * crc = 0; feed the result back in to go on. */
+uint32_t td_crc32(uint32_t crc, const uint8_t *bytes, size_t size);
+
+/* Natural logarithm, exponential and square root in f32, the same bits on every machine (plain
+ * IEEE-754 single operations in one order). td_expf: relative error below 2e-7 for |x| <= 87,
+ * clamped outside. td_logf: x > 0. */
+float td_expf(float x);
+float td_logf(float x);
+
+/* A 32-bit xorshift generator; state must not be 0. Returns the next state. */
+uint32_t td_random(uint32_t state);
+
+/* -------------------------------------------------------------------- file
+ * The container of .tdz and .tdm (docs/SPEC.md, "Section file"): header, section table, sections.
+ */
+enum td_magic {
+    TD_MAGIC_PACK = 0x315A4454,   /* "TDZ1" */
+    TD_MAGIC_MODEL = 0x314D4454   /* "TDM1" */
+};
+
+enum td_file_limits { TD_FILE_HEADER = 16, TD_FILE_ENTRY = 16, TD_FILE_MAX_SECTIONS = 32 };
+
+typedef struct td_section {
+    uint32_t kind;          /* meaning depends on the magic */
+    const uint8_t *data;    /* borrowed */
+    uint32_t size;          /* bytes */
+} td_section;
+
+typedef struct td_file {
+    const uint8_t *data;    /* borrowed: must outlive the td_file */
+    uint32_t size;          /* bytes of the whole file, as its header says */
+    uint32_t n_sections;
+} td_file;
+
+/* Bytes needed for a file with these sections. */
+uint32_t td_file_size(const td_section *sections, uint32_t n_sections);
+/* Writes header, table and sections (each 4-byte aligned). TD_E_FULL when capacity is too small. */
+int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections,
+                  uint8_t *out, uint32_t capacity);
+/* Checks magic, version, bounds and every CRC. TD_E_FORMAT, TD_E_VERSION, TD_E_CRC. `size` may be
+ * larger than the file (a flash partition); never smaller. */
+int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t size);
+/* TD_E_NOT_FOUND when there is no section of that kind. */
+int td_file_section(const td_file *file, uint32_t kind, td_section *out);
+
+/* -------------------------------------------------------------------- link
+ * Frames over any byte pipe, and at-most-once requests on top (docs/SPEC.md, "Link").
+ * Wire: 0x00, COBS(header, payload, CRC-32 of both), 0x00. Header: kind u8, flags u8 (0),
+ * id u16, session u32. The client keeps one request in flight; the server answers a repeated id
+ * from its reply cache without applying it again.
+ */
+enum td_link_limits {
+    TD_LINK_HEADER = 8,
+    TD_LINK_MTU = 256,          /* largest payload, bytes */
+    TD_LINK_RAW = 268,          /* header + payload + CRC */
+    TD_LINK_WIRE = 272          /* the same as COBS, with both delimiters */
+};
+
+enum td_frame_kind {
+    TD_FRAME_REQUEST = 1,
+    TD_FRAME_REPLY = 2,
+    TD_FRAME_HELLO = 3,         /* opens a session: payload as a request's */
+    TD_FRAME_NO_SESSION = 4     /* the board does not know that session: it was reset */
+};
+
+typedef struct td_frame {
+    uint8_t kind;
+    uint16_t id;
+    uint32_t session;
+    const uint8_t *payload;     /* inside the receiver's buffer */
+    uint16_t size;              /* bytes of payload */
+} td_frame;
+
+/* Receives frames byte by byte. Holds one whole frame: the sender keeps one in flight. */
+typedef struct td_receiver {
+    uint8_t raw[TD_LINK_RAW];
+    uint16_t n_raw;
+    uint8_t left;               /* bytes left in the current COBS group */
+    uint8_t group;              /* length of the current COBS group, 0 before the first */
+    uint8_t bad;                /* 1: skip to the next delimiter */
+    uint32_t n_crc_errors;
+    uint32_t n_overruns;
+} td_receiver;
+
+void td_receiver_init(td_receiver *rx);
+/* One byte from the pipe. TD_OK: *frame is complete and stays valid until the next call.
+ * TD_NEED_INPUT: go on. A damaged frame is dropped, counted and answered with TD_E_CRC,
+ * TD_E_FORMAT or TD_E_FULL once; the receiver is then ready for the next frame. */
+int td_receiver_byte(td_receiver *rx, uint8_t byte, td_frame *frame);
+
+/* Bytes written to out (<= TD_LINK_WIRE), or TD_E_FULL / TD_E_ARGUMENT. */
+int td_frame_encode(const td_frame *frame, uint8_t *out, size_t capacity);
+
+typedef struct td_server {
+    uint32_t session;           /* 0: none yet */
+    uint16_t last_id;
+    bool busy;                  /* a request was handed out and not answered yet */
+    uint16_t n_reply;           /* bytes of the cached reply on the wire, 0: none */
+    uint8_t reply[TD_LINK_WIRE];
+} td_server;
+
+enum td_server_verdict {
+    TD_SERVE_IGNORE = 0,        /* nothing to do (a stray or an old frame, or still busy with it) */
+    TD_SERVE_APPLY = 1,         /* carry the request out, then call td_server_reply */
+    TD_SERVE_SEND = 2           /* send server->reply (n_reply bytes) as it is */
+};
+
+void td_server_init(td_server *server);
+/* What to do with a received frame. A hello opens a session (id restarts). */
+int td_server_receive(td_server *server, const td_frame *frame);
+/* Stores and encodes the reply to the request handed out last; then send server->reply. */
+int td_server_reply(td_server *server, const uint8_t *payload, size_t size);
+
+typedef struct td_client {
+    uint32_t session;
+    uint16_t last_id;
+    bool waiting;
+} td_client;
+
+enum td_client_verdict {
+    TD_CLIENT_IGNORE = 0,
+    TD_CLIENT_REPLY = 1,        /* frame->payload answers the request in flight */
+    TD_CLIENT_LOST_SESSION = 2  /* the board was reset: open a new session */
+};
+
+/* session: any number but 0, fresh for every connection. */
+void td_client_init(td_client *client, uint32_t session);
+/* Encodes the next request (or the hello, for the first) into out; returns its bytes on the wire.
+ * To repeat it, send the same bytes again. TD_E_STATE while one is still unanswered. */
+int td_client_request(td_client *client, const uint8_t *payload, size_t size, uint8_t *out, size_t capacity);
+int td_client_receive(td_client *client, const td_frame *frame);
+
+/* ------------------------------------------------------------------- store
+ * Objects (model, training set, replay set, weight slots) in flash partitions. A push is resumable
+ * after a lost link or a reset, and an object is visible only when whole and checked
+ * (docs/SPEC.md, "Store").
+ */
+enum td_object { TD_OBJECT_MODEL = 0, TD_OBJECT_TRAIN = 1, TD_OBJECT_REPLAY = 2,
+                 TD_OBJECT_SLOT_A = 3, TD_OBJECT_SLOT_B = 4, TD_N_OBJECTS = 5 };
+
+/* What a board must supply. Offsets count from the start of the store region. */
+typedef struct td_flash {
+    const uint8_t *base;        /* memory-mapped start of the region */
+    uint32_t size;              /* bytes of the region */
+    uint32_t erase_block;       /* bytes erased at once, a power of two */
+    uint32_t program_unit;      /* bytes programmed at once, a power of two, <= 16; a unit is written once per erase */
+    uint8_t erased;             /* value of an erased byte, 0xFF or 0x00 */
+    int (*erase)(void *context, uint32_t offset);
+    int (*program)(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size);
+    void *context;
+} td_flash;
+
+typedef struct td_partition { uint32_t offset; uint32_t size; } td_partition;  /* both whole erase blocks */
+
+typedef struct td_store {
+    td_flash flash;
+    td_partition partition[TD_N_OBJECTS];
+    int32_t writing;            /* object being written, -1: none */
+    uint32_t size;              /* bytes of the object being written */
+    uint32_t crc;
+    uint32_t sequence;
+    uint32_t written;           /* bytes safely in flash so far */
+} td_store;
+
+/* Shares of the region: bytes wanted for each object's data; rounds up to erase blocks and adds the
+ * object header. TD_E_FULL when the region is too small. */
+int td_store_init(td_store *store, const td_flash *flash, const uint32_t capacity[TD_N_OBJECTS]);
+/* Starts (or resumes) writing an object of `size` bytes with this CRC-32. *resume_at: bytes that are
+ * already there, from which the caller goes on. The old object in that partition ends here. */
+int td_store_begin(td_store *store, int object, uint32_t size, uint32_t crc, uint32_t sequence, uint32_t *resume_at);
+/* Bytes at `offset`, which must be store->written (TD_E_STATE) or wholly before it (then ignored: a repeat). */
+int td_store_write(td_store *store, uint32_t offset, const uint8_t *bytes, uint32_t size);
+/* Reads back, checks the CRC and makes the object visible. */
+int td_store_commit(td_store *store);
+/* The object's data in mapped flash; TD_E_NOT_FOUND when there is none, or not whole. Checks its CRC. */
+int td_store_get(const td_store *store, int object, td_section *out, uint32_t *sequence);
+int td_store_erase(td_store *store, int object);
+
+/* ------------------------------------------------------------------- model
+ * A .tdm: the compiled plan of a .tflite (docs/SPEC.md, ".tdm"). model.c opens and runs it,
+ * kernels.c computes.
+ */
+enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4 };
+
+enum td_activation { TD_ACT_NONE = 0, TD_ACT_RELU = 1 };
+
+/* One dense layer of the trainable tail: y = act(W x + b). */
+typedef struct td_dense {
+    uint16_t n_in;
+    uint16_t n_out;
+    uint8_t activation;         /* enum td_activation */
+    const uint8_t *weights;     /* n_out x n_in int8, row-major, symmetric */
+    const uint8_t *scales;      /* n_out f32: real weight = scale * int8 */
+    const uint8_t *bias;        /* n_out f32 */
+} td_dense;
+
+typedef struct td_model {
+    td_file file;
+    const uint8_t *ops;         /* compiled operator records */
+    const uint8_t *tensors;     /* tensor records */
+    td_section data;            /* weights, biases, multipliers */
+    uint32_t n_ops;
+    uint32_t n_tensors;
+    uint32_t arena_size;        /* bytes that td_model_run needs, 16-byte multiple */
+    uint32_t input_offset;      /* in the arena */
+    uint32_t input_size;        /* bytes: int8 values of the model input */
+    uint32_t embedding_offset;
+    uint32_t embedding_size;    /* bytes: int8 values of the tensor at the cut */
+    float embedding_scale;      /* real = scale * (int8 - zero_point) */
+    int32_t embedding_zero_point;
+    uint32_t n_tail;            /* dense layers after the cut; the last is followed by softmax */
+    td_dense tail[TD_MAX_TAIL];
+    uint32_t hash;              /* CRC-32 of the .tflite it came from: binds weights to their model */
+} td_model;
+
+/* Full check of a .tdm: afterwards td_model_run cannot leave the arena or the file. */
+int td_model_open(td_model *model, const uint8_t *data, uint32_t size);
+/* Frozen part: arena[input_offset..] -> arena[embedding_offset..]. The arena is 16-byte aligned and
+ * at least arena_size bytes (TD_E_MEMORY). The input is overwritten. */
+int td_model_run(const td_model *model, uint8_t *arena, uint32_t arena_size);
+
+/* -------------------------------------------------------------------- pack
+ * EntroGeDe (docs/DESIGN.md). A row is n_features integers; a part is the rows of one class with a
+ * bit plan of their own; a sample is a group of rows that share a condensed base: its value is the
+ * mean of its rows, its weight their number (or one stored with it).
+ */
+enum td_pack_limits { TD_MAX_FEATURES = 4096, TD_MAX_CLASSES = 256 };
+
+/* cdef-pack */
+
+/* ------------------------------------------------------------------- train
+ * Fine-tunes the tail in f32: softmax cross-entropy, sample weights, SGD with batch 1 in place.
+ */
+typedef struct td_train_config {
+    float learning_rate;        /* 0 means 0.05 */
+    float l2;                   /* pulls each weight towards its value before training; 0: none */
+    uint32_t reserved;
+} td_train_config;
+
+typedef struct td_trainer {
+    const td_model *model;
+    td_train_config config;
+    float *parameters;          /* per layer: n_out x n_in weights, then n_out biases */
+    uint32_t n_parameters;
+    float *activations;         /* per layer outputs, the last holds probabilities */
+    float *deltas;              /* gradient at a layer's output, twice the widest layer */
+    float logit_min;            /* smallest and largest logit seen since td_trainer_reset_range: */
+    float logit_max;            /* for the requantisation of the tail's output */
+} td_trainer;
+
+/* Bytes for parameters, activations and deltas. */
+uint32_t td_trainer_size(const td_model *model);
+/* Dequantises the tail into memory. */
+int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_config *config,
+                    void *memory, uint32_t size);
+void td_trainer_reset_range(td_trainer *trainer);
+/* x: embedding_size real values. Returns the class with the largest logit (the lowest index on a
+ * tie); *loss (may be NULL) against label. */
+int td_trainer_predict(td_trainer *trainer, const float *x, uint32_t label, float *loss);
+/* One SGD step on loss * weight. Returns the class predicted before the step, or TD_E_RANGE when
+ * label >= n_classes. */
+int td_trainer_step(td_trainer *trainer, const float *x, uint32_t label, float weight, float *loss);
+
+/* cdef-end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TD_H */

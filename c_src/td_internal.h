@@ -1,0 +1,44 @@
+/* Shared by the core's own files only: reading and writing little-endian bytes. */
+#ifndef TD_INTERNAL_H
+#define TD_INTERNAL_H
+
+#include <string.h>
+
+#include "td.h"
+
+static inline uint32_t td_get16(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8;
+}
+
+static inline uint32_t td_get32(const uint8_t *p)
+{
+    return td_get16(p) | td_get16(p + 2) << 16;
+}
+
+static inline int32_t td_get_i32(const uint8_t *p)
+{
+    return (int32_t)td_get32(p);
+}
+
+static inline float td_get_f32(const uint8_t *p)
+{
+    uint32_t bits = td_get32(p);
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline void td_put16(uint8_t *p, uint32_t value)
+{
+    p[0] = (uint8_t)(value & 0xFFu);
+    p[1] = (uint8_t)(value >> 8 & 0xFFu);
+}
+
+static inline void td_put32(uint8_t *p, uint32_t value)
+{
+    td_put16(p, value & 0xFFFFu);
+    td_put16(p + 2, value >> 16);
+}
+
+#endif /* TD_INTERNAL_H */

@@ -1,0 +1,200 @@
+/* Fine-tuning of the tail in f32: softmax cross-entropy, SGD with batch 1 in place.
+ *
+ * Every loop runs in index order and the build forbids contraction, so that a host and a soft-float
+ * board compute the same bits. */
+#include "td_internal.h"
+
+static uint32_t widest(const td_model *model)
+{
+    uint32_t width = model->embedding_size;
+    for (uint32_t l = 0; l < model->n_tail; l++) {
+        if (model->tail[l].n_out > width) width = model->tail[l].n_out;
+    }
+    return width;
+}
+
+static uint32_t layer_parameters(const td_dense *layer)
+{
+    return (uint32_t)layer->n_out * (layer->n_in + 1u);
+}
+
+static uint32_t count_parameters(const td_model *model)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < model->n_tail; l++) n += layer_parameters(&model->tail[l]);
+    return n;
+}
+
+static uint32_t count_activations(const td_model *model)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < model->n_tail; l++) n += model->tail[l].n_out;
+    return n;
+}
+
+uint32_t td_trainer_size(const td_model *model)
+{
+    uint32_t floats = count_parameters(model) + count_activations(model) + 2u * widest(model);
+    return floats * (uint32_t)sizeof(float);
+}
+
+/* The value of parameter i of a layer as the model file has it: weights first, then biases. */
+static float stored_weight(const td_dense *layer, uint32_t row, uint32_t column)
+{
+    const int8_t *weights = (const int8_t *)layer->weights;
+    return td_get_f32(layer->scales + 4u * row) * (float)weights[row * layer->n_in + column];
+}
+
+static void load_layer(const td_dense *layer, float *parameters)
+{
+    for (uint32_t row = 0; row < layer->n_out; row++) {
+        for (uint32_t column = 0; column < layer->n_in; column++) *parameters++ = stored_weight(layer, row, column);
+    }
+    for (uint32_t row = 0; row < layer->n_out; row++) *parameters++ = td_get_f32(layer->bias + 4u * row);
+}
+
+int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_config *config,
+                    void *memory, uint32_t size)
+{
+    if (model->n_tail == 0) return TD_E_UNSUPPORTED;
+    if (!(config->learning_rate >= 0.0f) || !(config->l2 >= 0.0f) || config->reserved != 0) return TD_E_ARGUMENT;
+    if (size < td_trainer_size(model)) return TD_E_MEMORY;
+    trainer->model = model;
+    trainer->config = *config;
+    if (trainer->config.learning_rate == 0.0f) trainer->config.learning_rate = 0.05f;
+    trainer->n_parameters = count_parameters(model);
+    trainer->parameters = (float *)memory;
+    trainer->activations = trainer->parameters + trainer->n_parameters;
+    trainer->deltas = trainer->activations + count_activations(model);
+    float *parameters = trainer->parameters;
+    for (uint32_t l = 0; l < model->n_tail; l++) {
+        load_layer(&model->tail[l], parameters);
+        parameters += layer_parameters(&model->tail[l]);
+    }
+    td_trainer_reset_range(trainer);
+    return TD_OK;
+}
+
+void td_trainer_reset_range(td_trainer *trainer)
+{
+    trainer->logit_min = 0.0f;
+    trainer->logit_max = 0.0f;
+}
+
+static void forward_layer(const td_dense *layer, const float *weights, const float *x, float *y)
+{
+    const float *bias = weights + (size_t)layer->n_out * layer->n_in;
+    for (uint32_t row = 0; row < layer->n_out; row++) {
+        float sum = bias[row];
+        for (uint32_t column = 0; column < layer->n_in; column++) sum += *weights++ * x[column];
+        if (layer->activation == TD_ACT_RELU && sum < 0.0f) sum = 0.0f;
+        y[row] = sum;
+    }
+}
+
+static uint32_t largest(const float *values, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        if (values[i] > values[best]) best = i;
+    }
+    return best;
+}
+
+/* Leaves the layers' outputs in activations, the last as logits; returns the last layer's outputs. */
+static float *forward(td_trainer *trainer, const float *x)
+{
+    const td_model *model = trainer->model;
+    const float *parameters = trainer->parameters;
+    float *y = trainer->activations;
+    for (uint32_t l = 0;; l++) {
+        const td_dense *layer = &model->tail[l];
+        forward_layer(layer, parameters, x, y);
+        if (l + 1 == model->n_tail) break;
+        parameters += layer_parameters(layer);
+        x = y;
+        y += layer->n_out;
+    }
+    for (uint32_t i = 0; i < model->tail[model->n_tail - 1].n_out; i++) {
+        if (y[i] < trainer->logit_min) trainer->logit_min = y[i];
+        if (y[i] > trainer->logit_max) trainer->logit_max = y[i];
+    }
+    return y;
+}
+
+/* In place: logits become probabilities. Returns the loss -log p[label]. */
+static float softmax(float *y, uint32_t n, uint32_t label)
+{
+    float top = y[largest(y, n)], of_label = y[label] - top, sum = 0.0f;
+    for (uint32_t i = 0; i < n; i++) {
+        y[i] = td_expf(y[i] - top);
+        sum += y[i];
+    }
+    float scale = 1.0f / sum;
+    for (uint32_t i = 0; i < n; i++) y[i] *= scale;
+    return td_logf(sum) - of_label;
+}
+
+int td_trainer_predict(td_trainer *trainer, const float *x, uint32_t label, float *loss)
+{
+    const td_model *model = trainer->model;
+    uint32_t n_classes = model->tail[model->n_tail - 1].n_out;
+    float *y = forward(trainer, x);
+    int predicted = (int)largest(y, n_classes);
+    if (loss) {
+        if (label >= n_classes) return TD_E_RANGE;
+        *loss = softmax(y, n_classes, label);
+    }
+    return predicted;
+}
+
+/* With delta = dL/dy: dL/dx goes to *down (when wanted), then the weights take their step. */
+static void backward_layer(const td_dense *layer, const td_train_config *config, float *weights, const float *x,
+                           const float *delta, float *down)
+{
+    float rate = config->learning_rate, decay = config->l2 * rate;
+    float *bias = weights + (size_t)layer->n_out * layer->n_in;
+    if (down) memset(down, 0, layer->n_in * sizeof *down);
+    for (uint32_t row = 0; row < layer->n_out; row++) {
+        float *w = weights + (size_t)row * layer->n_in;
+        float step = rate * delta[row];
+        if (down) {
+            for (uint32_t i = 0; i < layer->n_in; i++) down[i] += delta[row] * w[i];
+        }
+        if (decay != 0.0f) {
+            for (uint32_t i = 0; i < layer->n_in; i++) w[i] -= decay * (w[i] - stored_weight(layer, row, i));
+        }
+        if (step == 0.0f) continue;
+        for (uint32_t i = 0; i < layer->n_in; i++) w[i] -= step * x[i];
+        bias[row] -= step;
+    }
+}
+
+int td_trainer_step(td_trainer *trainer, const float *x, uint32_t label, float weight, float *loss)
+{
+    const td_model *model = trainer->model;
+    const td_dense *last = &model->tail[model->n_tail - 1];
+    if (label >= last->n_out) return TD_E_RANGE;
+    float *y = forward(trainer, x);
+    int predicted = (int)largest(y, last->n_out);
+    *loss = softmax(y, last->n_out, label);
+
+    float *delta = trainer->deltas, *spare = trainer->deltas + widest(model);
+    for (uint32_t i = 0; i < last->n_out; i++) delta[i] = weight * (y[i] - (i == label ? 1.0f : 0.0f));
+    float *parameters = trainer->parameters + trainer->n_parameters;
+    for (uint32_t l = model->n_tail; l-- > 0;) {
+        const td_dense *layer = &model->tail[l];
+        parameters -= layer_parameters(layer);
+        const float *input = l == 0 ? x : y - model->tail[l - 1].n_out;
+        backward_layer(layer, &trainer->config, parameters, input, delta, l == 0 ? NULL : spare);
+        if (l == 0) break;
+        y -= model->tail[l - 1].n_out;
+        for (uint32_t i = 0; i < layer->n_in; i++) {
+            if (model->tail[l - 1].activation == TD_ACT_RELU && !(y[i] > 0.0f)) spare[i] = 0.0f;
+        }
+        float *swap = delta;
+        delta = spare;
+        spare = swap;
+    }
+    return predicted;
+}
