@@ -287,13 +287,157 @@ int td_model_open(td_model *model, const uint8_t *data, uint32_t size);
 int td_model_run(const td_model *model, uint8_t *arena, uint32_t arena_size);
 
 /* -------------------------------------------------------------------- pack
- * EntroGeDe (docs/DESIGN.md). A row is n_features integers; a part is the rows of one class with a
- * bit plan of their own; a sample is a group of rows that share a condensed base: its value is the
- * mean of its rows, its weight their number (or one stored with it).
+ * EntroGeDe (docs/DESIGN.md; .tdz in docs/SPEC.md). A row is n_features unsigned integers of `width`
+ * bits each, the values less their common minimum. A part is the rows of one class with a bit plan of
+ * their own: each bit of each feature belongs to the base or to the deviation. A sample of the
+ * condensed set is a run of rows of one part: its value is their mean, its weight their number (or
+ * one that is stored with it).
  */
-enum td_pack_limits { TD_MAX_FEATURES = 4096, TD_MAX_CLASSES = 256 };
+enum td_pack_limits { TD_MAX_WIDTH = 32, TD_MAX_FEATURES = 4096, TD_MAX_CLASSES = 1024, TD_MAX_BASES = 65535 };
 
-/* cdef-pack */
+enum td_part_flag {
+    TD_PART_OFFSETS = 1,        /* each feature is stored less its minimum in the part */
+    TD_PART_MASKS = 2           /* base bits as a mask a feature; else as a count of leading bits */
+};
+
+/* bitplan.c: which bits become the base. Sources: Condense and Compress of EntroGeDe. All of them
+ * need td_plan_work_size(n_rows) bytes of work memory; group[i] is the base of row i, numbered from
+ * 0. rows: n_rows x n_features, row-major, each below 2^width. */
+uint32_t td_plan_work_size(uint32_t n_rows);
+
+/* Bits added feature by feature, round after round, leading bits first, while at most max_groups
+ * bases exist. Returns the number of groups. Cost: O(n_rows) a bit. */
+int td_plan_condense(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                     uint32_t max_groups, uint32_t *group, void *work, uint32_t work_size);
+
+typedef struct td_plan_result {
+    uint32_t n_bases;
+    uint32_t base_bits;         /* l_b */
+    uint32_t deviation_bits;    /* l_d */
+    uint64_t size_bits;         /* n_b l_b + n l_d + n ceil(log2 n_b) */
+} td_plan_result;
+
+/* Bits added in order of rising entropy; the smallest size is kept; stops after `patience` bits
+ * without gain (0: never). mask[f]: the base bits of feature f. order: 2 * width * n_features entries
+ * of scratch. Cost: O(n_rows) a bit and a sort of the bits. */
+int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                     uint32_t patience, uint32_t *mask, uint32_t *order, td_plan_result *result,
+                     void *work, uint32_t work_size);
+
+/* The bases of rows under a given mask: group[i] below the number of groups, which is returned. */
+int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                  const uint32_t *mask, uint32_t *group, void *work, uint32_t work_size);
+
+/* condense.c. Our condensed set: groups of one class each, split one at a time where a cut through one feature
+ * removes the most variance, until max_groups groups exist over all classes together; then `lloyd`
+ * rounds of moving every row to the nearest mean of its class. label: n_rows classes. Returns the
+ * number of groups. Cost: about n_rows * n_features * log(max_groups) plus
+ * lloyd * n_rows * max_groups * n_features. */
+uint32_t td_condense_variance_work_size(uint32_t n_rows, uint32_t n_features, uint32_t max_groups);
+int td_condense_variance(const uint32_t *rows, const uint16_t *label, uint32_t n_rows, uint32_t n_features,
+                         uint32_t max_groups, uint32_t lloyd, uint32_t *group, void *work, uint32_t work_size);
+
+/* encode.c: one part as it stands in the data section. */
+typedef struct td_part_header {
+    uint32_t n_rows;
+    uint32_t offset;            /* of the part in the data section, bytes */
+    uint16_t label;
+    uint16_t n_bases;
+    uint32_t base_bits;
+    uint32_t deviation_bits;
+    uint8_t flags;              /* enum td_part_flag */
+} td_part_header;
+
+enum td_part_record_size { TD_PART_RECORD = 16 };
+
+/* Writes rows (already less their offsets when offsets is not NULL) under the plan `mask`. group[i]
+ * is the base of row i under that mask. Fills the header but for label and offset; returns the bytes
+ * written, or TD_E_FULL. */
+int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                   const uint32_t *mask, const uint32_t *offsets, const uint32_t *group, uint32_t n_bases,
+                   uint8_t *out, uint32_t capacity, td_part_header *header);
+/* The header as the parts section has it: TD_PART_RECORD bytes. */
+void td_encode_part_record(const td_part_header *header, uint8_t *out);
+
+/* decode.c */
+enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
+                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6 };
+enum td_pack_schema_size { TD_PACK_SCHEMA_SIZE = 36 };
+
+/* A part, ready for row access. */
+typedef struct td_part {
+    td_part_header header;
+    uint32_t first_row;
+    uint32_t id_bits;           /* ceil(log2 n_bases) */
+    const uint8_t *plan;
+    const uint8_t *offsets;     /* NULL without TD_PART_OFFSETS */
+    const uint8_t *bases;
+    const uint8_t *rows;
+} td_part;
+
+typedef struct td_pack {
+    td_file file;
+    uint32_t n_rows;
+    uint32_t n_samples;         /* of the condensed set */
+    uint32_t n_features;
+    uint32_t n_classes;         /* labels are below this */
+    uint32_t n_parts;
+    uint32_t width;             /* bits a feature, 1..32 */
+    int32_t minimum;            /* value = minimum + stored */
+    float scale;                /* real = scale * (value - zero_point) */
+    int32_t zero_point;
+    uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
+    float total_weight;         /* of the condensed set */
+    const uint8_t *parts;
+    td_section data;
+    const uint8_t *starts;      /* bit i: row i begins a sample */
+    const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
+    td_part part;               /* the part used last */
+} td_pack;
+
+/* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */
+int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
+/* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
+ * O(n_features); the part is looked up by a scan when it differs from the last one. */
+int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
+/* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits. */
+int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
+/* Sample `sample` as real values: scale * (mean - zero_point). Its rows' mean is exact before one
+ * f32 division. row: n_features entries of scratch; values: n_features. */
+int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight);
+
+/* ----------------------------------------------------------------- sampler
+ * What a training epoch sees, in which order and with which weight.
+ */
+enum td_mode {
+    TD_MODE_BASES = 0,          /* each sample of the condensed set once */
+    TD_MODE_FULL = 1,           /* each row once */
+    TD_MODE_STRATIFIED = 2      /* of each sample one of its rows, drawn anew every epoch */
+};
+
+typedef struct td_sampler_config {
+    uint32_t mode;              /* enum td_mode, for the training set; the replay set always gives its samples */
+    uint32_t seed;
+    float replay;               /* weight of the replay set as a whole against the training set's 1 */
+} td_sampler_config;
+
+typedef struct td_sampler {
+    td_pack *train;
+    td_pack *replay;            /* NULL: none */
+    td_sampler_config config;
+    uint32_t n_train;
+    uint32_t n_replay;
+    float train_scale;          /* stored weight -> step weight; step weights average 1 */
+    float replay_scale;
+} td_sampler;
+
+/* TD_E_RANGE when the two packs differ in n_features, scale or zero point. */
+int td_sampler_init(td_sampler *sampler, td_pack *train, td_pack *replay, const td_sampler_config *config);
+/* Steps an epoch. */
+uint32_t td_sampler_size(const td_sampler *sampler);
+/* Step i of an epoch, in an order that seed and epoch fix. row, x: n_features entries each. */
+int td_sampler_get(td_sampler *sampler, uint32_t epoch, uint32_t i, int32_t *row, float *x,
+                   uint32_t *label, float *weight);
 
 /* ------------------------------------------------------------------- train
  * Fine-tunes the tail in f32: softmax cross-entropy, sample weights, SGD with batch 1 in place.

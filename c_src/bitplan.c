@@ -1,0 +1,176 @@
+/* The published half of EntroGeDe's planning: Condense and Compress (docs/DESIGN.md, "The codec").
+ *
+ * Both grow a set of base bits one at a time. The rows' bases are kept as a partition (a group
+ * number a row), which one more bit refines in one pass: no base is ever written out or hashed. */
+#include "td_bits.h"
+
+typedef struct refinement {
+    uint32_t *group;    /* n_rows: base of each row */
+    uint32_t *next;     /* n_rows: the same after the bit under trial */
+    uint32_t *child;    /* 2 x n_rows: new number of (old group, bit), or NONE */
+    uint32_t n_rows;
+    uint32_t n_groups;
+} refinement;
+
+static const uint32_t NONE = 0xFFFFFFFFu;
+
+uint32_t td_plan_work_size(uint32_t n_rows)
+{
+    return n_rows > 0x0FFFFFFFu ? 0xFFFFFFFFu : 4u * n_rows * (uint32_t)sizeof(uint32_t);
+}
+
+static void refinement_init(refinement *r, uint32_t n_rows, void *work)
+{
+    r->group = (uint32_t *)work;
+    r->next = r->group + n_rows;
+    r->child = r->next + n_rows;
+    r->n_rows = n_rows;
+    r->n_groups = 1;
+    memset(r->group, 0, (size_t)n_rows * sizeof *r->group);
+}
+
+/* Groups after splitting by one bit (column points at the feature in the first row); left in next. */
+static uint32_t try_bit(refinement *r, const uint32_t *column, uint32_t stride, uint32_t bit)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < 2 * r->n_groups; i++) r->child[i] = NONE;
+    for (uint32_t i = 0; i < r->n_rows; i++) {
+        uint32_t *child = &r->child[2 * r->group[i] + (column[(size_t)i * stride] >> bit & 1u)];
+        if (*child == NONE) *child = n++;
+        r->next[i] = *child;
+    }
+    return n;
+}
+
+static void accept(refinement *r, uint32_t n_groups)
+{
+    uint32_t *swap = r->group;
+    r->group = r->next;
+    r->next = swap;
+    r->n_groups = n_groups;
+}
+
+static uint32_t count_ones(const uint32_t *column, uint32_t n_rows, uint32_t stride, uint32_t bit)
+{
+    uint32_t ones = 0;
+    for (uint32_t i = 0; i < n_rows; i++) ones += column[(size_t)i * stride] >> bit & 1u;
+    return ones;
+}
+
+static int check_table(uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t work_size)
+{
+    if (n_rows == 0 || n_rows > 0x0FFFFFFFu || n_features == 0 || n_features > TD_MAX_FEATURES || width == 0 ||
+        width > TD_MAX_WIDTH)
+        return TD_E_ARGUMENT;
+    return work_size < td_plan_work_size(n_rows) ? TD_E_MEMORY : TD_OK;
+}
+
+/* Constant bits split nothing, so starting from them and taking each feature's leading unused bit is
+ * the same as walking every feature from its top bit and passing over the constant ones. */
+int td_plan_condense(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                     uint32_t max_groups, uint32_t *group, void *work, uint32_t work_size)
+{
+    int status = check_table(n_rows, n_features, width, work_size);
+    if (status != TD_OK) return status;
+    if (max_groups == 0) return TD_E_ARGUMENT;
+    refinement r;
+    refinement_init(&r, n_rows, work);
+    bool full = false;
+    for (uint32_t round = 0; round < width && !full; round++) {
+        for (uint32_t f = 0; f < n_features && !full; f++) {
+            uint32_t skipped = 0, bit = width;
+            while (bit-- > 0) { /* the round-th bit from the top that is not constant */
+                uint32_t ones = count_ones(rows + f, n_rows, n_features, bit);
+                if (ones == 0 || ones == n_rows) continue;
+                if (skipped++ == round) break;
+            }
+            if (bit > width) continue; /* wrapped past bit 0: this feature has no bit left */
+            uint32_t n = try_bit(&r, rows + f, n_features, bit);
+            if (n > max_groups) full = true;
+            else accept(&r, n);
+        }
+    }
+    memcpy(group, r.group, (size_t)n_rows * sizeof *group);
+    return (int)r.n_groups;
+}
+
+/* H(p) = H(1-p), and H grows with the rarer value's share, so bits are ordered by the number of their
+ * rarer value: exactly, and with no logarithm. Counting sort would need n_rows counters; a shell
+ * sort needs nothing. Ties keep the leading bits first. */
+static void sort_bits(uint32_t *order, const uint32_t *rare, uint32_t n)
+{
+    uint32_t gap = 1;
+    while (gap < n / 3) gap = 3 * gap + 1;
+    for (; gap > 0; gap /= 3) {
+        for (uint32_t i = gap; i < n; i++) {
+            uint32_t item = order[i], j = i;
+            for (; j >= gap; j -= gap) {
+                uint32_t before = order[j - gap];
+                if (rare[before] < rare[item] || (rare[before] == rare[item] && before < item)) break;
+                order[j] = before;
+            }
+            order[j] = item;
+        }
+    }
+}
+
+static uint64_t plan_size(uint32_t n_rows, uint32_t n_bases, uint32_t base_bits, uint32_t row_bits)
+{
+    return (uint64_t)n_bases * base_bits + (uint64_t)n_rows * (row_bits - base_bits + td_id_bits(n_bases));
+}
+
+int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                     uint32_t patience, uint32_t *mask, uint32_t *order, td_plan_result *result,
+                     void *work, uint32_t work_size)
+{
+    int status = check_table(n_rows, n_features, width, work_size);
+    if (status != TD_OK) return status;
+    uint32_t row_bits = n_features * width, *rare = order + row_bits, base_bits = 0;
+    for (uint32_t b = 0; b < row_bits; b++) { /* b counts from the row's first bit, leading bits first */
+        uint32_t ones = count_ones(rows + b / width, n_rows, n_features, width - 1u - b % width);
+        rare[b] = ones < n_rows - ones ? ones : n_rows - ones;
+        order[b] = b;
+    }
+    sort_bits(order, rare, row_bits);
+    while (base_bits < row_bits && rare[order[base_bits]] == 0) base_bits++;
+
+    refinement r;
+    refinement_init(&r, n_rows, work);
+    result->n_bases = 1;
+    result->base_bits = base_bits;
+    result->size_bits = plan_size(n_rows, 1, base_bits, row_bits);
+    for (uint32_t l = base_bits, since = 0; l < row_bits && (patience == 0 || since < patience); l++) {
+        uint32_t b = order[l];
+        accept(&r, try_bit(&r, rows + b / width, n_features, width - 1u - b % width));
+        if (r.n_groups > TD_MAX_BASES) break;
+        uint64_t size = plan_size(n_rows, r.n_groups, l + 1, row_bits);
+        since++;
+        if (size >= result->size_bits) continue;
+        since = 0;
+        result->n_bases = r.n_groups;
+        result->base_bits = l + 1;
+        result->size_bits = size;
+    }
+    result->deviation_bits = row_bits - result->base_bits;
+    memset(mask, 0, (size_t)n_features * sizeof *mask);
+    for (uint32_t l = 0; l < result->base_bits; l++) {
+        mask[order[l] / width] |= (uint32_t)1 << (width - 1u - order[l] % width);
+    }
+    return TD_OK;
+}
+
+int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                  const uint32_t *mask, uint32_t *group, void *work, uint32_t work_size)
+{
+    int status = check_table(n_rows, n_features, width, work_size);
+    if (status != TD_OK) return status;
+    refinement r;
+    refinement_init(&r, n_rows, work);
+    for (uint32_t f = 0; f < n_features; f++) {
+        for (uint32_t bit = 0; bit < width; bit++) {
+            if (mask[f] >> bit & 1u) accept(&r, try_bit(&r, rows + f, n_features, bit));
+        }
+    }
+    memcpy(group, r.group, (size_t)n_rows * sizeof *group);
+    return (int)r.n_groups;
+}

@@ -1,0 +1,83 @@
+/* Writes one part of a pack: plan, offsets, bases, rows (docs/SPEC.md, ".tdz"). decode.c reads it. */
+#include "td_bits.h"
+
+static uint32_t bytes_of(uint64_t bits)
+{
+    return (uint32_t)((bits + 7u) / 8u);
+}
+
+/* True when every mask holds the leading bits of its feature only: then a count a feature will do. */
+static bool leading_only(const uint32_t *mask, uint32_t n_features, uint32_t width)
+{
+    for (uint32_t f = 0; f < n_features; f++) {
+        if (mask[f] != td_leading_mask(width, td_count_bits(mask[f]))) return false;
+    }
+    return true;
+}
+
+static void write_base(const uint32_t *row, const uint32_t *mask, uint32_t n_features, uint8_t *bases, uint32_t at)
+{
+    for (uint32_t f = 0; f < n_features; f++) {
+        uint32_t n_bits = td_count_bits(mask[f]);
+        td_write_bits(bases, at, n_bits, td_gather(row[f], mask[f]));
+        at += n_bits;
+    }
+}
+
+int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                   const uint32_t *mask, const uint32_t *offsets, const uint32_t *group, uint32_t n_bases,
+                   uint8_t *out, uint32_t capacity, td_part_header *header)
+{
+    if (n_rows == 0 || n_features == 0 || n_features > TD_MAX_FEATURES || width == 0 || width > TD_MAX_WIDTH ||
+        n_bases == 0 || n_bases > TD_MAX_BASES)
+        return TD_E_ARGUMENT;
+    uint32_t base_bits = 0, id_bits = td_id_bits(n_bases), all = td_low_mask(width);
+    for (uint32_t f = 0; f < n_features; f++) base_bits += td_count_bits(mask[f] & all);
+    bool leading = leading_only(mask, n_features, width);
+    uint32_t plan_bits = leading ? td_id_bits(width + 1u) : width;
+    uint32_t row_bits = n_features * width - base_bits + id_bits;
+    uint64_t rows_at = (uint64_t)bytes_of((uint64_t)plan_bits * n_features) +
+                       (offsets ? bytes_of((uint64_t)width * n_features) : 0u) + bytes_of((uint64_t)n_bases * base_bits);
+    uint64_t total = rows_at + ((uint64_t)n_rows * row_bits + 7u) / 8u;
+    if ((uint64_t)n_rows * row_bits > 0xFFFFFFFFu || (uint64_t)n_bases * base_bits > 0xFFFFFFFFu || total > capacity || total > 0x7FFFFFFFu) return TD_E_FULL;
+
+    memset(out, 0, (size_t)total);
+    for (uint32_t f = 0; f < n_features; f++) {
+        td_write_bits(out, f * plan_bits, plan_bits, leading ? td_count_bits(mask[f]) : mask[f]);
+    }
+    uint8_t *at = out + bytes_of((uint64_t)plan_bits * n_features);
+    for (uint32_t f = 0; offsets && f < n_features; f++) td_write_bits(at, f * width, width, offsets[f]);
+    if (offsets) at += bytes_of((uint64_t)width * n_features);
+
+    uint8_t *records = out + rows_at;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const uint32_t *row = rows + (size_t)i * n_features;
+        uint32_t bit = i * row_bits;
+        if (group[i] >= n_bases) return TD_E_ARGUMENT;
+        /* Rows of one group write the same base over itself: the bytes stay as they are. */
+        write_base(row, mask, n_features, at, group[i] * base_bits);
+        td_write_bits(records, bit, id_bits, group[i]);
+        bit += id_bits;
+        for (uint32_t f = 0; f < n_features; f++) {
+            if (row[f] & ~all) return TD_E_RANGE;
+            uint32_t deviation = all & ~mask[f], n_bits = td_count_bits(deviation);
+            td_write_bits(records, bit, n_bits, td_gather(row[f], deviation));
+            bit += n_bits;
+        }
+    }
+    header->n_rows = n_rows;
+    header->n_bases = (uint16_t)n_bases;
+    header->base_bits = base_bits;
+    header->deviation_bits = n_features * width - base_bits;
+    header->flags = (uint8_t)((offsets ? TD_PART_OFFSETS : 0) | (leading ? 0 : TD_PART_MASKS));
+    return (int)total;
+}
+
+void td_encode_part_record(const td_part_header *header, uint8_t *out)
+{
+    td_put32(out, header->n_rows);
+    td_put32(out + 4, header->offset);
+    td_put16(out + 8, header->label);
+    td_put16(out + 10, header->n_bases);
+    td_put32(out + 12, header->deviation_bits | (uint32_t)header->flags << 24);
+}

@@ -1,0 +1,79 @@
+/* Fields of 0 to 32 bits in a byte stream, least significant bit first. Shared by the codec's files. */
+#ifndef TD_BITS_H
+#define TD_BITS_H
+
+#include "td_internal.h"
+
+static inline uint32_t td_low_mask(uint32_t n_bits)
+{
+    return n_bits >= 32 ? 0xFFFFFFFFu : ((uint32_t)1 << n_bits) - 1u;
+}
+
+/* n_bits bits at bit `at`; reads only the bytes that hold them. */
+static inline uint32_t td_read_bits(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+{
+    if (n_bits == 0) return 0;
+    const uint8_t *p = stream + (at >> 3);
+    uint32_t shift = at & 7u;
+    uint32_t value = (uint32_t)*p >> shift;
+    for (uint32_t have = 8u - shift; have < n_bits; have += 8) value |= (uint32_t)*++p << have;
+    return value & td_low_mask(n_bits);
+}
+
+/* Writes into bytes that were zero before. */
+static inline void td_write_bits(uint8_t *stream, uint32_t at, uint32_t n_bits, uint32_t value)
+{
+    for (uint32_t done = 0; done < n_bits;) {
+        uint32_t shift = at & 7u, step = 8u - shift;
+        stream[at >> 3] = (uint8_t)(stream[at >> 3] | ((value >> done) << shift & 0xFFu));
+        done += step;
+        at += step;
+    }
+}
+
+static inline uint32_t td_count_bits(uint32_t word)
+{
+    word = word - (word >> 1 & 0x55555555u);
+    word = (word & 0x33333333u) + (word >> 2 & 0x33333333u);
+    word = (word + (word >> 4)) & 0x0F0F0F0Fu;
+    return (word * 0x01010101u) >> 24;
+}
+
+/* ceil(log2 n): bits of an id below n. */
+static inline uint32_t td_id_bits(uint32_t n)
+{
+    uint32_t bits = 0;
+    while (bits < 32 && ((uint32_t)1 << bits) < n) bits++;
+    return bits;
+}
+
+/* The mask whose `leading` top bits of `width` are set. */
+static inline uint32_t td_leading_mask(uint32_t width, uint32_t leading)
+{
+    return td_low_mask(width) & ~td_low_mask(width - leading);
+}
+
+/* The bits of value that mask selects, moved together to the bottom, in order. */
+static inline uint32_t td_gather(uint32_t value, uint32_t mask)
+{
+    uint32_t out = 0;
+    for (uint32_t to = 0; mask; mask &= mask - 1u) {
+        uint32_t lowest = mask & (0u - mask);
+        if (value & lowest) out |= (uint32_t)1 << to;
+        to++;
+    }
+    return out;
+}
+
+/* The inverse: the bottom bits of value, spread to where mask has ones. */
+static inline uint32_t td_scatter(uint32_t value, uint32_t mask)
+{
+    uint32_t out = 0;
+    for (; mask; mask &= mask - 1u) {
+        if (value & 1u) out |= mask & (0u - mask);
+        value >>= 1;
+    }
+    return out;
+}
+
+#endif /* TD_BITS_H */
