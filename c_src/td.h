@@ -275,7 +275,8 @@ typedef struct td_model {
     uint32_t embedding_size;    /* bytes: int8 values of the tensor at the cut */
     float embedding_scale;      /* real = scale * (int8 - zero_point) */
     int32_t embedding_zero_point;
-    uint32_t n_tail;            /* dense layers after the cut; the last is followed by softmax */
+    uint32_t n_tail;            /* dense layers after the cut */
+    bool ends_in_softmax;       /* the last layer feeds a softmax; false: its output is the result */
     td_dense tail[TD_MAX_TAIL];
     uint32_t hash;              /* CRC-32 of the .tflite it came from: binds weights to their model */
 } td_model;

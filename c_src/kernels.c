@@ -1,0 +1,282 @@
+/* int8 kernels in plain C, bit for bit what LiteRT's reference kernels compute.
+ *
+ * Written for cores without a wide multiplier: output channels are the outer loop, so a channel's
+ * bias, multiplier and shift are read once, and the inner loops are bare multiply-adds over
+ * contiguous memory. The input's zero point is folded into the biases by the compiler of the .tdm;
+ * a tap in the padding therefore counts as the zero point, not as 0. Sums are unsigned: a hostile
+ * file may overflow them, which must stay defined. */
+#include "kernels.h"
+#include "td_internal.h"
+
+/* round(x * multiplier * 2^(shift - 31)), rounded twice: after the product, then after the shift to
+ * the right (halves away from zero). All operators but dense layers. */
+static int32_t round_twice(int32_t x, int32_t multiplier, int32_t shift)
+{
+    if (shift > 0) x = (int32_t)((uint32_t)x << shift);
+    int32_t high = (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31);
+    if (shift >= 0) return high;
+    uint32_t mask = ((uint32_t)1 << -shift) - 1u;
+    uint32_t threshold = (mask >> 1) + (high < 0 ? 1u : 0u);
+    return (high >> -shift) + (((uint32_t)high & mask) > threshold ? 1 : 0);
+}
+
+/* The same, rounded once (halves up): dense layers. */
+static int32_t round_once(int32_t x, int32_t multiplier, int32_t shift)
+{
+    int32_t right = 31 - shift;
+    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << (right - 1))) >> right);
+}
+
+static int8_t clamp(const td_op *op, int32_t value)
+{
+    if (value < op->min) value = op->min;
+    if (value > op->max) value = op->max;
+    return (int8_t)value;
+}
+
+typedef struct td_channel {
+    uint32_t bias;
+    int32_t multiplier, shift;
+} td_channel;
+
+static td_channel channel(const td_op *op, int32_t index, int32_t n)
+{
+    td_channel of;
+    of.bias = td_get32(op->channels + 4 * index);
+    of.multiplier = td_get_i32(op->channels + 4 * (n + index));
+    of.shift = (int8_t)op->channels[8 * n + index];
+    return of;
+}
+
+/* Clamped twice: adding the zero point must not overflow, whatever the file holds. */
+static int8_t finish(const td_op *op, const td_channel *of, uint32_t sum)
+{
+    int32_t value = op->kind == TD_OP_DENSE ? round_once((int32_t)sum, of->multiplier, of->shift)
+                                            : round_twice((int32_t)sum, of->multiplier, of->shift);
+    if (value > 65535) value = 65535;
+    if (value < -65535) value = -65535;
+    return clamp(op, value + op->output_zero_point);
+}
+
+/* The taps of one output position that fall inside the input: first <= t < end. */
+typedef struct td_span {
+    int32_t start;              /* input position of tap 0, may lie outside */
+    int32_t first, end;
+} td_span;
+
+static td_span span_at(const td_axis *axis, int32_t position, int32_t size)
+{
+    td_span span;
+    span.start = position * axis->stride - axis->pad;
+    span.first = 0;
+    span.end = axis->taps;
+    if (span.start < 0) {
+        int32_t at = span.start;
+        while (at < 0 && span.first < span.end) {
+            at += axis->dilation;
+            span.first++;
+        }
+    }
+    int32_t last = span.start + (span.end - 1) * axis->dilation;
+    while (last >= size && span.end > span.first) {
+        last -= axis->dilation;
+        span.end--;
+    }
+    return span;
+}
+
+/* Windows wholly in the padding form no address: it could lie anywhere. */
+static bool empty(const td_span *y, const td_span *x)
+{
+    return y->first == y->end || x->first == x->end;
+}
+
+static uint32_t dot(const int8_t *x, const int8_t *w, int32_t n)
+{
+    uint32_t sum = 0;
+    const int8_t *end = w + (n & ~(int32_t)3);
+    while (w != end) {
+        sum += (uint32_t)(x[0] * w[0]);
+        sum += (uint32_t)(x[1] * w[1]);
+        sum += (uint32_t)(x[2] * w[2]);
+        sum += (uint32_t)(x[3] * w[3]);
+        x += 4;
+        w += 4;
+    }
+    for (n &= 3; n > 0; n--) sum += (uint32_t)(*x++ * *w++);
+    return sum;
+}
+
+static uint32_t total(const int8_t *w, int32_t n)
+{
+    uint32_t sum = 0;
+    for (; n > 0; n--) {
+        int32_t value = *w++;
+        sum += (uint32_t)value;
+    }
+    return sum;
+}
+
+/* One row of taps of a convolution: taps in the padding see the zero point. */
+static uint32_t conv_row(const td_op *op, const int8_t *row, const int8_t *w, const td_span *x, int32_t depth)
+{
+    uint32_t sum = 0, outside = 0;
+    if (x->first > 0) outside += total(w, x->first * depth);
+    if (x->end < op->x.taps) outside += total(w + x->end * depth, (op->x.taps - x->end) * depth);
+    const int8_t *from = row + (x->start + x->first * op->x.dilation) * depth;
+    w += x->first * depth;
+    if (op->x.dilation == 1) {
+        sum = dot(from, w, (x->end - x->first) * depth);
+    } else {
+        for (int32_t t = x->first; t < x->end; t++) {
+            sum += dot(from, w, depth);
+            from += op->x.dilation * depth;
+            w += depth;
+        }
+    }
+    return sum + outside * (uint32_t)op->input_zero_point;
+}
+
+static uint32_t conv_window(const td_op *op, const td_tensor *in, const int8_t *w, const td_span *y, const td_span *x)
+{
+    int32_t row_taps = op->x.taps * in->c;
+    uint32_t sum = 0;
+    if (empty(y, x)) return total(w, op->y.taps * row_taps) * (uint32_t)op->input_zero_point;
+    if (y->first > 0) sum += total(w, y->first * row_taps) * (uint32_t)op->input_zero_point;
+    w += y->first * row_taps;
+    for (int32_t t = y->first; t < y->end; t++) {
+        const int8_t *row = in->data + (y->start + t * op->y.dilation) * in->w * in->c;
+        sum += conv_row(op, row, w, x, in->c);
+        w += row_taps;
+    }
+    if (y->end < op->y.taps) sum += total(w, (op->y.taps - y->end) * row_taps) * (uint32_t)op->input_zero_point;
+    return sum;
+}
+
+void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    const int8_t *w = op->weights;
+    for (int32_t c = 0; c < out->c; c++) {
+        td_channel of = channel(op, c, out->c);
+        int8_t *to = out->data + c;
+        for (int32_t oy = 0; oy < out->h; oy++) {
+            td_span y = span_at(&op->y, oy, in->h);
+            for (int32_t ox = 0; ox < out->w; ox++) {
+                td_span x = span_at(&op->x, ox, in->w);
+                *to = finish(op, &of, of.bias + conv_window(op, in, w, &y, &x));
+                to += out->c;
+            }
+        }
+        w += op->y.taps * op->x.taps * in->c;
+    }
+}
+
+static uint32_t depthwise_window(const td_op *op, const td_tensor *in, int32_t c, const int8_t *w,
+                                 const td_span *y, const td_span *x)
+{
+    int32_t step = op->x.dilation * in->c, inside = x->end - x->first;
+    uint32_t sum = 0, outside = 0;
+    if (empty(y, x)) return total(w, op->y.taps * op->x.taps) * (uint32_t)op->input_zero_point;
+    for (int32_t ty = 0; ty < op->y.taps; ty++) {
+        if (ty < y->first || ty >= y->end) {
+            outside += total(w, op->x.taps);
+            w += op->x.taps;
+            continue;
+        }
+        if (inside != op->x.taps) {
+            outside += total(w, x->first) + total(w + x->end, op->x.taps - x->end);
+        }
+        const int8_t *from = in->data + c
+            + ((y->start + ty * op->y.dilation) * in->w + x->start + x->first * op->x.dilation) * in->c;
+        const int8_t *tap = w + x->first;
+        for (int32_t n = inside; n > 0; n--) {
+            sum += (uint32_t)(*from * *tap++);
+            from += step;
+        }
+        w += op->x.taps;
+    }
+    return sum + outside * (uint32_t)op->input_zero_point;
+}
+
+void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    const int8_t *w = op->weights;
+    int32_t multiplier = out->c / in->c;
+    for (int32_t c = 0; c < out->c; c++) {
+        td_channel of = channel(op, c, out->c);
+        int8_t *to = out->data + c;
+        for (int32_t oy = 0; oy < out->h; oy++) {
+            td_span y = span_at(&op->y, oy, in->h);
+            for (int32_t ox = 0; ox < out->w; ox++) {
+                td_span x = span_at(&op->x, ox, in->w);
+                *to = finish(op, &of, of.bias + depthwise_window(op, in, c / multiplier, w, &y, &x));
+                to += out->c;
+            }
+        }
+        w += op->y.taps * op->x.taps;
+    }
+}
+
+/* Average (halves away from zero) or maximum of one window; taps in the padding do not take part. */
+static int32_t pool_window(bool average, const td_tensor *in, int32_t c, const td_span *y, const td_span *x)
+{
+    int32_t sum = 0, top = -128;
+    if (empty(y, x)) return 0;
+    for (int32_t ty = y->first; ty < y->end; ty++) {
+        const int8_t *from = in->data + c + ((y->start + ty) * in->w + x->start + x->first) * in->c;
+        for (int32_t n = x->end - x->first; n > 0; n--) {
+            sum += *from;
+            if (*from > top) top = *from;
+            from += in->c;
+        }
+    }
+    if (!average) return top;
+    int32_t count = (y->end - y->first) * (x->end - x->first);
+    return (sum > 0 ? sum + count / 2 : sum - count / 2) / count;
+}
+
+void td_pool(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    int8_t *to = out->data;
+    for (int32_t oy = 0; oy < out->h; oy++) {
+        td_span y = span_at(&op->y, oy, in->h);
+        for (int32_t ox = 0; ox < out->w; ox++) {
+            td_span x = span_at(&op->x, ox, in->w);
+            for (int32_t c = 0; c < out->c; c++) {
+                *to++ = clamp(op, pool_window(op->kind == TD_OP_AVERAGE_POOL, in, c, &y, &x));
+            }
+        }
+    }
+}
+
+/* Both inputs are lifted by 20 bits and brought to one scale; the three rows of `channels` are the
+ * two inputs' and the output's multiplier and shift, the biases the inputs' negated zero points. */
+void td_add(const td_op *op, const td_tensor *a, const td_tensor *b, const td_tensor *out)
+{
+    td_channel of_a = channel(op, 0, 3), of_b = channel(op, 1, 3), of_sum = channel(op, 2, 3);
+    int32_t n = out->h * out->w * out->c;
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t lifted_a = ((uint32_t)(int32_t)a->data[i] + of_a.bias) << 20;
+        uint32_t lifted_b = ((uint32_t)(int32_t)b->data[i] + of_b.bias) << 20;
+        uint32_t sum = (uint32_t)round_twice((int32_t)lifted_a, of_a.multiplier, of_a.shift)
+            + (uint32_t)round_twice((int32_t)lifted_b, of_b.multiplier, of_b.shift);
+        out->data[i] = finish(op, &of_sum, sum);
+    }
+}
+
+/* Mean over height and width: the division is part of the multiplier, the zero point of the bias. */
+void td_mean(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    td_channel of = channel(op, 0, 1);
+    int32_t n = in->h * in->w;
+    for (int32_t c = 0; c < in->c; c++) {
+        uint32_t sum = of.bias;
+        const int8_t *from = in->data + c;
+        for (int32_t i = 0; i < n; i++) {
+            int32_t value = *from;
+            sum += (uint32_t)value;
+            from += in->c;
+        }
+        out->data[c] = finish(op, &of, sum);
+    }
+}

@@ -1,0 +1,46 @@
+/* Internal: the int8 kernels of the frozen part. model.c checks every geometry before a kernel runs. */
+#ifndef TD_KERNELS_H
+#define TD_KERNELS_H
+
+#include "td.h"
+
+/* Values of an operator record's kind (docs/SPEC.md, ".tdm"). */
+enum td_op_kind {
+    TD_OP_CONV = 1,
+    TD_OP_DEPTHWISE = 2,
+    TD_OP_AVERAGE_POOL = 3,
+    TD_OP_MAX_POOL = 4,
+    TD_OP_ADD = 5,
+    TD_OP_MEAN = 6,
+    TD_OP_DENSE = 7             /* a 1x1 convolution that rounds once, as the reference's dense kernel does */
+};
+
+/* An int8 activation in the arena, height x width x channels, channels innermost. */
+typedef struct td_tensor {
+    int8_t *data;
+    int32_t h, w, c;
+} td_tensor;
+
+/* One direction of a sliding window. A tap t of output position p reads p * stride - pad + t * dilation. */
+typedef struct td_axis {
+    int32_t taps, stride, dilation, pad;
+} td_axis;
+
+typedef struct td_op {
+    uint32_t kind;
+    td_axis y, x;
+    int32_t input_zero_point, output_zero_point;
+    int32_t min, max;           /* of the output, from the fused activation */
+    const int8_t *weights;      /* per output channel: kernel_h x kernel_w x (input channels, or 1) */
+    const uint8_t *channels;    /* n biases i32, n multipliers i32, n shifts i8 */
+} td_op;
+
+/* TD_OP_CONV and TD_OP_DENSE. */
+void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out);
+void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out);
+/* TD_OP_AVERAGE_POOL and TD_OP_MAX_POOL. */
+void td_pool(const td_op *op, const td_tensor *in, const td_tensor *out);
+void td_add(const td_op *op, const td_tensor *a, const td_tensor *b, const td_tensor *out);
+void td_mean(const td_op *op, const td_tensor *in, const td_tensor *out);
+
+#endif /* TD_KERNELS_H */

@@ -1,0 +1,276 @@
+/* Opens a compiled model and runs its frozen part (docs/SPEC.md, ".tdm").
+ *
+ * Everything that a record can get wrong is refused in td_model_open, so that a run needs no checks:
+ * a run touches only tensors that lie in the arena and data that lies in the file. */
+#include "kernels.h"
+#include "td_internal.h"
+
+enum { SECTION_META = 1, SECTION_TENSORS = 2, SECTION_OPS = 3, SECTION_TAIL = 4, SECTION_DATA = 5 };
+enum { META_SIZE = 32, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_SIZE = 20 };
+enum { FLAG_SOFTMAX = 1 };
+
+/* a * b, or UINT32_MAX where the product does not fit: larger than any section or arena. */
+static uint32_t product(uint32_t a, uint32_t b)
+{
+    return b != 0 && a > UINT32_MAX / b ? UINT32_MAX : a * b;
+}
+
+static const uint8_t *op_record(const td_model *model, uint32_t index)
+{
+    return model->ops + OP_SIZE * index;
+}
+
+static const uint8_t *tensor_record(const td_model *model, uint32_t index)
+{
+    return model->tensors + TENSOR_SIZE * index;
+}
+
+static uint32_t tensor_bytes(const uint8_t *record)
+{
+    return product(product(td_get16(record + 4), td_get16(record + 6)), td_get16(record + 8));
+}
+
+static td_tensor tensor_shape(const td_model *model, uint32_t index)
+{
+    const uint8_t *record = tensor_record(model, index);
+    td_tensor tensor;
+    tensor.data = NULL;
+    tensor.h = (int32_t)td_get16(record + 4);
+    tensor.w = (int32_t)td_get16(record + 6);
+    tensor.c = (int32_t)td_get16(record + 8);
+    return tensor;
+}
+
+static td_tensor tensor_at(const td_model *model, uint8_t *arena, uint32_t index)
+{
+    td_tensor tensor = tensor_shape(model, index);
+    tensor.data = (int8_t *)arena + td_get32(tensor_record(model, index));
+    return tensor;
+}
+
+/* All but the pointers, which may be formed only after the offsets are checked. */
+static td_op read_op(const uint8_t *record)
+{
+    td_op op;
+    op.kind = record[0];
+    op.y.taps = (int32_t)td_get16(record + 4);
+    op.x.taps = (int32_t)td_get16(record + 6);
+    op.y.stride = record[8];
+    op.x.stride = record[9];
+    op.y.dilation = record[10];
+    op.x.dilation = record[11];
+    op.y.pad = (int32_t)td_get16(record + 12);
+    op.x.pad = (int32_t)td_get16(record + 14);
+    op.input_zero_point = (int8_t)record[16];
+    op.output_zero_point = (int8_t)record[17];
+    op.min = (int8_t)record[18];
+    op.max = (int8_t)record[19];
+    op.weights = NULL;
+    op.channels = NULL;
+    return op;
+}
+
+/* ------------------------------------------------------------------- checks */
+
+static bool in_data(const td_model *model, uint32_t offset, uint32_t size)
+{
+    return offset <= model->data.size && size <= model->data.size - offset;
+}
+
+static int check_tensors(const td_model *model)
+{
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        const uint8_t *record = tensor_record(model, i);
+        uint32_t offset = td_get32(record), size = tensor_bytes(record);
+        if (size == 0 || td_get16(record + 10) != 0) return TD_E_FORMAT;
+        if (offset > model->arena_size || size > model->arena_size - offset) return TD_E_FORMAT;
+    }
+    return TD_OK;
+}
+
+/* n rows of bias, multiplier and shift; kernels shift by -31..30 and need multipliers >= 0. */
+static bool good_channels(const td_model *model, uint32_t offset, uint32_t n)
+{
+    if (!in_data(model, offset, product(9, n))) return false;
+    const uint8_t *channels = model->data.data + offset;
+    for (uint32_t i = 0; i < n; i++) {
+        if (td_get_i32(channels + 4u * (n + i)) < 0) return false;
+        int32_t shift = (int8_t)channels[8u * n + i];
+        if (shift < -31 || shift > 30) return false;
+    }
+    return true;
+}
+
+/* Positions stay far inside int32: sizes, taps and pads are 16-bit, strides and dilations 8-bit. */
+static bool good_axis(const td_axis *axis)
+{
+    return axis->taps > 0 && axis->stride > 0 && axis->dilation > 0;
+}
+
+static bool good_window(const td_model *model, const td_op *op, const uint8_t *record, const td_tensor *in,
+                        const td_tensor *out)
+{
+    uint32_t weights = product((uint32_t)op->y.taps, (uint32_t)op->x.taps);
+    if (!good_axis(&op->y) || !good_axis(&op->x)) return false;
+    switch (op->kind) {
+    case TD_OP_CONV:
+    case TD_OP_DENSE:
+        weights = product(product(weights, (uint32_t)in->c), (uint32_t)out->c);
+        break;
+    case TD_OP_DEPTHWISE:
+        if (out->c % in->c != 0) return false;
+        weights = product(weights, (uint32_t)out->c);
+        break;
+    default:
+        return in->c == out->c && op->y.dilation == 1 && op->x.dilation == 1;
+    }
+    return in_data(model, td_get32(record + 20), weights)
+        && good_channels(model, td_get32(record + 24), (uint32_t)out->c);
+}
+
+static bool same_shape(const td_tensor *a, const td_tensor *b)
+{
+    return a->h == b->h && a->w == b->w && a->c == b->c;
+}
+
+static int check_op(const td_model *model, const uint8_t *record)
+{
+    if (record[1] >= model->n_tensors || record[2] >= model->n_tensors || record[3] >= model->n_tensors) {
+        return TD_E_FORMAT;
+    }
+    td_tensor in = tensor_shape(model, record[1]), in_b = tensor_shape(model, record[2]);
+    td_tensor out = tensor_shape(model, record[3]);
+    td_op op = read_op(record);
+    uint32_t channels = td_get32(record + 24);
+    bool good, weightless = td_get32(record + 20) == 0;
+    switch (op.kind) {
+    case TD_OP_CONV:
+    case TD_OP_DENSE:
+    case TD_OP_DEPTHWISE:
+        good = good_window(model, &op, record, &in, &out);
+        break;
+    case TD_OP_AVERAGE_POOL:
+    case TD_OP_MAX_POOL:
+        good = weightless && channels == 0 && good_window(model, &op, record, &in, &out);
+        break;
+    case TD_OP_ADD:
+        good = weightless && same_shape(&in, &in_b) && same_shape(&in, &out) && good_channels(model, channels, 3);
+        break;
+    case TD_OP_MEAN:
+        good = weightless && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
+        break;
+    default:
+        return TD_E_UNSUPPORTED;
+    }
+    return good && op.min <= op.max ? TD_OK : TD_E_FORMAT;
+}
+
+static int open_tail(td_model *model, const td_section *tail)
+{
+    uint32_t n_in = model->embedding_size;
+    for (uint32_t i = 0; i < model->n_tail; i++) {
+        const uint8_t *record = tail->data + TAIL_SIZE * i;
+        td_dense *layer = &model->tail[i];
+        layer->n_in = (uint16_t)td_get16(record);
+        layer->n_out = (uint16_t)td_get16(record + 2);
+        layer->activation = record[4];
+        uint32_t weights = td_get32(record + 8), scales = td_get32(record + 12), bias = td_get32(record + 16);
+        if (record[5] != 0 || record[6] != 0 || record[7] != 0) return TD_E_FORMAT;
+        if (layer->n_in != n_in || layer->n_out == 0 || layer->activation > TD_ACT_RELU) return TD_E_FORMAT;
+        if (!in_data(model, weights, product(layer->n_in, layer->n_out))
+            || !in_data(model, scales, 4u * (uint32_t)layer->n_out)
+            || !in_data(model, bias, 4u * (uint32_t)layer->n_out)) {
+            return TD_E_FORMAT;
+        }
+        layer->weights = model->data.data + weights;
+        layer->scales = model->data.data + scales;
+        layer->bias = model->data.data + bias;
+        n_in = layer->n_out;
+    }
+    return TD_OK;
+}
+
+static int open_meta(td_model *model, const td_section *meta)
+{
+    const uint8_t *bytes = meta->data;
+    if (meta->size != META_SIZE) return TD_E_FORMAT;
+    uint32_t input = td_get16(bytes + 8), embedding = td_get16(bytes + 10);
+    uint32_t flags = td_get16(bytes + 12);
+    if (input >= model->n_tensors || embedding >= model->n_tensors) return TD_E_FORMAT;
+    if ((flags & ~(uint32_t)FLAG_SOFTMAX) != 0 || td_get16(bytes + 14) != 0) return TD_E_FORMAT;
+    model->hash = td_get32(bytes);
+    model->arena_size = td_get32(bytes + 4);
+    if (model->arena_size % 16u != 0 || model->arena_size > INT32_MAX || model->data.size > INT32_MAX) return TD_E_FORMAT;
+    model->ends_in_softmax = (flags & FLAG_SOFTMAX) != 0;
+    model->embedding_scale = td_get_f32(bytes + 16);
+    model->embedding_zero_point = td_get_i32(bytes + 20);
+    if (!(model->embedding_scale > 0.0f) || model->embedding_zero_point < -128 || model->embedding_zero_point > 127) {
+        return TD_E_FORMAT;
+    }
+    model->input_offset = td_get32(tensor_record(model, input));
+    model->input_size = tensor_bytes(tensor_record(model, input));
+    model->embedding_offset = td_get32(tensor_record(model, embedding));
+    model->embedding_size = tensor_bytes(tensor_record(model, embedding));
+    return TD_OK;
+}
+
+/* A table of records of one size: their number, or TD_E_FORMAT. */
+static int count(const td_section *section, uint32_t record_size, uint32_t limit, uint32_t *n)
+{
+    *n = section->size / record_size;
+    return section->size % record_size == 0 && *n <= limit ? TD_OK : TD_E_FORMAT;
+}
+
+static int open_sections(td_model *model)
+{
+    td_section meta, tensors, ops, tail;
+    const td_file *file = &model->file;
+    if (td_file_section(file, SECTION_META, &meta) != TD_OK || td_file_section(file, SECTION_TENSORS, &tensors) != TD_OK
+        || td_file_section(file, SECTION_OPS, &ops) != TD_OK || td_file_section(file, SECTION_TAIL, &tail) != TD_OK
+        || td_file_section(file, SECTION_DATA, &model->data) != TD_OK || file->n_sections != 5) {
+        return TD_E_FORMAT;
+    }
+    if (count(&tensors, TENSOR_SIZE, TD_MAX_TENSORS, &model->n_tensors) != TD_OK
+        || count(&ops, OP_SIZE, TD_MAX_OPS, &model->n_ops) != TD_OK
+        || count(&tail, TAIL_SIZE, TD_MAX_TAIL, &model->n_tail) != TD_OK) {
+        return TD_E_FORMAT;
+    }
+    model->tensors = tensors.data;
+    model->ops = ops.data;
+    int status = open_meta(model, &meta);
+    if (status == TD_OK) status = check_tensors(model);
+    for (uint32_t i = 0; status == TD_OK && i < model->n_ops; i++) status = check_op(model, op_record(model, i));
+    return status == TD_OK ? open_tail(model, &tail) : status;
+}
+
+int td_model_open(td_model *model, const uint8_t *data, uint32_t size)
+{
+    int status = td_file_open(&model->file, TD_MAGIC_MODEL, data, size);
+    return status == TD_OK ? open_sections(model) : status;
+}
+
+/* ---------------------------------------------------------------------- run */
+
+static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
+{
+    td_tensor in = tensor_at(model, arena, record[1]), in_b = tensor_at(model, arena, record[2]);
+    td_tensor out = tensor_at(model, arena, record[3]);
+    td_op op = read_op(record);
+    op.weights = (const int8_t *)model->data.data + td_get32(record + 20);
+    op.channels = model->data.data + td_get32(record + 24);
+    switch (op.kind) {
+    case TD_OP_CONV:
+    case TD_OP_DENSE: td_conv(&op, &in, &out); break;
+    case TD_OP_DEPTHWISE: td_depthwise(&op, &in, &out); break;
+    case TD_OP_ADD: td_add(&op, &in, &in_b, &out); break;
+    case TD_OP_MEAN: td_mean(&op, &in, &out); break;
+    default: td_pool(&op, &in, &out); break;
+    }
+}
+
+int td_model_run(const td_model *model, uint8_t *arena, uint32_t arena_size)
+{
+    if (arena_size < model->arena_size) return TD_E_MEMORY;
+    for (uint32_t i = 0; i < model->n_ops; i++) run_op(model, arena, op_record(model, i));
+    return TD_OK;
+}

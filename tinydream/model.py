@@ -1,0 +1,778 @@
+"""Compiles a .tflite into a .tdm and runs its frozen part.
+
+A model is cut in two. The part before the cut stays as it is and runs in int8, byte for byte like
+LiteRT's reference kernels; the dense layers after it are what a board trains. Everything that a board
+would have to work out (multipliers, folded biases, padding, arena offsets) is worked out here.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native
+from .arena import Block, Plan, plan_arena
+from .errors import DataError, FormatError, UnsupportedModelError, UsageError
+from .graph import Graph, Operator, Tensor, read_bytes, read_graph
+
+__all__ = ["Model", "OperatorRow", "TailLayer", "compile_model"]
+
+_SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
+_CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _ADD, _MEAN, _DENSE = 1, 2, 3, 4, 5, 6, 7
+_RECORD_BYTES = 28
+_TAIL_RECORD_BYTES = 20
+_SAME = 0  # the schema's Padding.SAME
+
+# Operators that only rename the shape: their output is their first input.
+_VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+
+_ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
+
+Int8Array = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """One line of a model's description."""
+
+    index: int  # in the .tflite
+    name: str
+    inputs: tuple[tuple[int, ...], ...]  # shapes of the activations it reads
+    output: tuple[int, ...]
+    macs: int
+    flash: int  # bytes in the .tdm
+    trained: bool
+
+
+@dataclass(frozen=True)
+class TailLayer:
+    """A dense layer after the cut: where it lives in the .tflite, and its shape."""
+
+    operator: int
+    input: int  # tensor indices
+    weights: int
+    bias: int  # -1: none
+    output: int
+    n_in: int
+    n_out: int
+    relu: bool
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights and biases."""
+        return self.n_out * (self.n_in + 1)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A compiled model. `tdm` is what a board holds; the rest says what is in it.
+
+    Shapes leave out the batch. Real values are scale * (int8 - zero point).
+    """
+
+    tdm: bytes
+    graph: Graph
+    arena: Plan
+    rows: tuple[OperatorRow, ...]
+    tail: tuple[TailLayer, ...]
+    softmax: bool  # the tail's last layer feeds a softmax
+    cut: int  # tensor index
+    input_shape: tuple[int, ...]
+    input_scale: float
+    input_zero_point: int
+    embedding_size: int
+    embedding_scale: float
+    embedding_zero_point: int
+
+    @property
+    def arena_size(self) -> int:
+        """Bytes of RAM that the frozen part needs for its activations."""
+        return self.arena.size
+
+    @property
+    def input_size(self) -> int:
+        """Number of int8 values of one input."""
+        return math.prod(self.input_shape)
+
+    @property
+    def n_classes(self) -> int:
+        """Outputs of the last dense layer."""
+        return self.tail[-1].n_out
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained weights and biases."""
+        return sum(layer.n_parameters for layer in self.tail)
+
+    @property
+    def hash(self) -> int:
+        """CRC-32 of the .tflite; binds tuned weights to the model they belong to."""
+        return self.graph.hash
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the frozen part for one input."""
+        return sum(row.macs for row in self.rows if not row.trained)
+
+    def describe(self) -> tuple[OperatorRow, ...]:
+        """One row for each operator, in the order in which they run."""
+        return self.rows
+
+    def quantise(self, values: npt.ArrayLike) -> Int8Array:
+        """Real inputs, as int8 at the model's input scale (rounded half to even, clamped)."""
+        scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.input_scale)) + self.input_zero_point
+        if not np.isfinite(scaled).all():
+            raise DataError("the input holds NaN or infinite values; clean them before quantising")
+        quantised: Int8Array = np.clip(scaled, -128, 127).astype(np.int8)
+        return quantised
+
+    @cached_property
+    def native(self) -> Any:
+        """The opened td_model, for calls into the core; it borrows `tdm` and lives as long as this Model."""
+        handle = _native.ffi.new("td_model *")
+        data = _native.view(self.tdm)
+        _native.check(_native.lib.td_model_open(handle, data, len(self.tdm)), "opening the compiled model")
+        return handle
+
+    def embed(self, x: npt.ArrayLike, progress: Callable[[int, int], None] | None = None) -> Int8Array:
+        """Runs the frozen part on int8 inputs.
+
+        `x` is (n, *input_shape) int8; the result is (n, embedding_size) int8, the same bytes that LiteRT's
+        reference kernels give for the tensor at the cut. DataError when the shape or the type differs.
+        """
+        inputs = np.asarray(x)
+        if inputs.dtype != np.int8 or inputs.shape[1:] != self.input_shape:
+            raise DataError(
+                f"embed needs int8 inputs of shape (n, {', '.join(map(str, self.input_shape))}), "
+                f"not {inputs.dtype} {inputs.shape}. Model.quantise makes int8 of real values"
+            )
+        rows = np.ascontiguousarray(inputs).reshape(len(inputs), self.input_size)
+        embeddings = np.empty((len(rows), self.embedding_size), np.int8)
+        # int64 gives the alignment that the core asks for.
+        arena = np.zeros(max(2, -(-self.arena_size // 8)), np.int64).view(np.int8)
+        model, memory = self.native, _native.ffi.from_buffer("uint8_t[]", arena)
+        source = arena[model.input_offset :][: self.input_size]
+        result = arena[model.embedding_offset :][: self.embedding_size]
+        for done, row in enumerate(rows):
+            source[:] = row
+            _native.check(_native.lib.td_model_run(model, memory, arena.size), "running the model")
+            embeddings[done] = result
+            if progress is not None:
+                progress(done + 1, len(rows))
+        return embeddings
+
+
+def compile_model(tflite: bytes | str | Path, cut: str | int | None = None) -> Model:
+    """Compiles a .tflite (its bytes, or a path) for training after `cut`.
+
+    `cut` is the tensor at which the frozen part ends: its name, "#12" for tensor 12, or the number of dense
+    layers to train (an int or digits). Default: the last dense layer trains.
+
+    Raises FormatError for bytes that are not a .tflite, UnsupportedModelError for a model that cannot be run
+    or trained (naming the operator or the tensor), UsageError for a cut that does not exist.
+    """
+    return _Compiler(read_graph(read_bytes(tflite))).compile(cut)
+
+
+# ------------------------------------------------------------------ quantisation
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """A positive real as (multiplier, shift): multiplier * 2^(shift - 31), multiplier in [2^30, 2^31).
+
+    Source: the fixed-point scheme of Jacob et al. 2018, rounded as TensorFlow Lite does.
+    """
+    if real == 0:
+        return 0, 0
+    mantissa, shift = math.frexp(real)
+    multiplier = math.floor(mantissa * (1 << 31) + 0.5)
+    if multiplier == 1 << 31:
+        multiplier, shift = multiplier // 2, shift + 1
+    return (0, 0) if shift < -31 else (multiplier, shift)
+
+
+@dataclass
+class _Record:
+    """What becomes an operator record of the .tdm."""
+
+    kind: int
+    inputs: tuple[int, ...]  # tensor indices of the .tflite
+    output: int
+    views: tuple[tuple[int, int, int], ...]  # (h, w, c) of the inputs, then of the output
+    taps: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    clamp: tuple[int, int] = (-128, 127)
+    weights: Int8Array | None = None
+    biases: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    multipliers: Sequence[tuple[int, int]] = ()
+    macs: int = 0
+
+    @property
+    def flash(self) -> int:
+        weights = 0 if self.weights is None else self.weights.size
+        return _RECORD_BYTES + weights + 9 * len(self.multipliers)
+
+
+# ---------------------------------------------------------------------- compiler
+
+
+class _Compiler:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise UnsupportedModelError(
+                f"the model has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
+                "exactly one of each is supported. Convert a model with one input and one output"
+            )
+        self.producer: dict[int, Operator] = {}
+        for operator in graph.operators:
+            for index in operator.outputs:
+                if index in self.producer or index in graph.inputs:
+                    raise FormatError(f"tensor {index} is written twice; the .tflite is damaged")
+                self.producer[index] = operator
+
+    # -- what both halves need
+
+    def where(self, operator: Operator) -> str:
+        return f"operator {operator.index} ({operator.name}, {self.graph.shapes_of(operator)})"
+
+    def refuse(self, operator: Operator, why: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self.where(operator)}: {why}")
+
+    def damaged(self, operator: Operator, why: str) -> FormatError:
+        return FormatError(f"{self.where(operator)}: {why}; the .tflite is damaged")
+
+    def tensor(self, operator: Operator, position: int) -> Tensor:
+        """Input number `position`, which must be there."""
+        if position >= len(operator.inputs) or operator.inputs[position] < 0:
+            raise self.damaged(operator, f"input {position} is missing")
+        return self.graph.tensors[operator.inputs[position]]
+
+    def output(self, operator: Operator) -> Tensor:
+        if len(operator.outputs) != 1:
+            raise self.damaged(operator, f"{len(operator.outputs)} outputs instead of one")
+        return self.graph.tensors[operator.outputs[0]]
+
+    def activation(self, tensor: Tensor) -> Tensor:
+        """The same tensor, once it is known to be int8 with one scale and a fixed shape."""
+        where = f"tensor {tensor.index} ({tensor.name})"
+        if tensor.dtype != "INT8":
+            raise UnsupportedModelError(
+                f"{where} is {tensor.dtype}; only fully int8 models are supported. Convert with a representative "
+                "dataset, TFLITE_BUILTINS_INT8, and inference_input_type = inference_output_type = tf.int8"
+            )
+        if any(n <= 0 for n in tensor.shape) or any(n < 0 for n in tensor.signature[1:]):
+            raise UnsupportedModelError(
+                f"{where} has the dynamic shape {tensor.signature}; convert the model with a fixed input shape"
+            )
+        if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
+            raise UnsupportedModelError(f"{where} needs one scale and one zero point, has {len(tensor.scales)}")
+        scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
+        if not (0 < scale < math.inf) or not -128 <= zero_point <= 127:
+            raise FormatError(f"{where}: scale {scale} and zero point {zero_point} are out of range")
+        return tensor
+
+    def view(self, operator: Operator, tensor: Tensor) -> tuple[int, int, int]:
+        """An activation as height, width, channels; the batch must be 1."""
+        self.activation(tensor)
+        shape = (1,) * (4 - len(tensor.shape)) + tensor.shape
+        if len(shape) != 4 or shape[0] != 1:
+            raise self.refuse(operator, f"shape {tensor.shape} is not one sample of at most 3 dimensions")
+        if max(shape) > 0xFFFF:
+            raise self.refuse(operator, f"shape {tensor.shape} has a dimension above 65535")
+        return shape[1], shape[2], shape[3]
+
+    def clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
+        """Output range of the fused activation."""
+        zero_point, scale = int(output.zero_points[0]), np.float32(output.scales[0])
+
+        def quantise(value: float) -> int:
+            steps = float(np.float32(value) / scale)
+            return zero_point + int(math.copysign(math.floor(abs(steps) + 0.5), steps)) if steps < 1e6 else 1 << 20
+
+        name = _ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]), "unknown")
+        ranges = {"NONE": (-128, 127), "RELU": (quantise(0), 127), "RELU6": (quantise(0), quantise(6)),
+                  "RELU_N1_TO_1": (quantise(-1), quantise(1))}  # fmt: skip
+        if name not in ranges:
+            raise self.refuse(operator, f"the fused activation {name} is not supported; use NONE, RELU or RELU6")
+        low, high = ranges[name]
+        return max(-128, min(low, 127)), max(-128, min(high, 127))
+
+    def weights(self, operator: Operator, axis: int) -> tuple[Int8Array, npt.NDArray[np.float32]]:
+        """int8 weights and one scale for each output channel, which `axis` counts."""
+        tensor = self.tensor(operator, 1)
+        if tensor.dtype != "INT8":
+            raise self.refuse(operator, f"its weights are {tensor.dtype}; only int8 weights are supported")
+        if tensor.data is None or tensor.sparse:
+            raise self.refuse(operator, "its weights are not constant and dense")
+        if any(n <= 0 for n in tensor.shape) or len(tensor.data) != tensor.size:
+            raise self.damaged(operator, f"{len(tensor.data)} bytes of weights for shape {tensor.shape}")
+        n = tensor.shape[axis]
+        if len(tensor.scales) not in (1, n) or (len(tensor.scales) > 1 and tensor.axis != axis):
+            raise self.refuse(operator, f"{len(tensor.scales)} weight scales for {n} output channels")
+        if not np.isfinite(tensor.scales).all() or (tensor.scales < 0).any() or tensor.zero_points.any():
+            raise self.refuse(operator, "its weights are not symmetric (zero point 0, finite scales)")
+        weights = np.frombuffer(tensor.data, np.int8).reshape(tensor.shape)
+        return weights, np.broadcast_to(tensor.scales, (n,))
+
+    def biases(self, operator: Operator, n: int) -> npt.NDArray[np.int64]:
+        if len(operator.inputs) < 3 or operator.inputs[2] < 0:
+            return np.zeros(n, np.int64)
+        tensor = self.tensor(operator, 2)
+        if tensor.dtype != "INT32" or tensor.data is None or len(tensor.data) != 4 * n:
+            raise self.refuse(operator, f"its bias must be {n} constant int32 values")
+        return np.frombuffer(tensor.data, "<i4").astype(np.int64)
+
+    # -- the tail
+
+    def through_views(self, index: int) -> int:
+        """The tensor that a chain of reshapes ending in `index` starts from."""
+        while index in self.producer and self.producer[index].name in _VIEWS:
+            index = self.tensor(self.producer[index], 0).index
+        return index
+
+    def dense_chain(self) -> tuple[list[Operator], Operator | None]:
+        """The dense layers that end the model, first to last, and the softmax after them."""
+        index = self.through_views(self.graph.outputs[0])
+        softmax = self.producer.get(index)
+        if softmax is not None and softmax.name == "SOFTMAX":
+            index = self.through_views(self.tensor(softmax, 0).index)
+        else:
+            softmax = None
+        chain: list[Operator] = []
+        while index in self.producer and self.producer[index].name == "FULLY_CONNECTED":
+            chain.insert(0, self.producer[index])
+            index = self.through_views(self.tensor(chain[0], 0).index)
+        if not chain:
+            last = self.producer.get(index)
+            raise UnsupportedModelError(
+                f"the model ends in {'its input' if last is None else self.where(last)}; a trainable model ends in "
+                "FULLY_CONNECTED layers, with a SOFTMAX after them or none. Convert it with int8 input and output"
+            )
+        return chain, softmax
+
+    def find_cut(self, cut: str | int | None, chain: list[Operator]) -> tuple[int, list[Operator]]:
+        """The tensor at the cut, and the trained layers."""
+        if cut is None:
+            cut = 1
+        names = [t.index for t in self.graph.tensors if t.name == cut]
+        if not names and isinstance(cut, str) and cut.isdecimal():
+            cut = int(cut)
+        if isinstance(cut, int):
+            limit = min(len(chain), _native.lib.TD_MAX_TAIL)
+            if not 1 <= cut <= limit:
+                raise UsageError(f"cut {cut}: between 1 and {limit} dense layers of this model can train")
+            trained = chain[-cut:]
+            return self.tensor(trained[0], 0).index, trained
+        if not names and cut.startswith("#") and cut[1:].isdecimal() and int(cut[1:]) < len(self.graph.tensors):
+            names = [int(cut[1:])]
+        if not names:
+            raise UsageError(
+                f'cut {cut!r}: no tensor has that name. Give a name, "#index", or the number of layers to train'
+            )
+        roots = {self.through_views(index) for index in names}
+        for n, operator in enumerate(chain):
+            if self.through_views(self.tensor(operator, 0).index) in roots:
+                if len(chain) - n > _native.lib.TD_MAX_TAIL:
+                    raise UsageError(f"cut {cut!r} leaves {len(chain) - n} layers to train, more than this core can")
+                return self.tensor(operator, 0).index, chain[n:]
+        raise UsageError(
+            f"cut {cut!r}: after the cut there may be only FULLY_CONNECTED layers and a SOFTMAX. This model can be "
+            f"cut at {', '.join(repr(self.tensor(operator, 0).name) for operator in chain)}"
+        )
+
+    def tail_layer(self, operator: Operator) -> TailLayer:
+        source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
+        weights, _ = self.weights(operator, 0)
+        if weights.ndim != 2 or source.size != weights.shape[1] or output.size != weights.shape[0]:
+            raise self.refuse(operator, "a trained layer must map one vector to one vector")
+        activation = _ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]))
+        if activation not in ("NONE", "RELU"):
+            raise self.refuse(operator, f"a trained layer may have the activation NONE or RELU, not {activation}")
+        n_out, n_in = weights.shape
+        if max(n_in, n_out) > 0xFFFF:
+            raise self.refuse(operator, "a trained layer has at most 65535 inputs and outputs")
+        self.biases(operator, n_out)
+        bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
+        return TailLayer(operator.index, source.index, operator.inputs[1], bias, output.index, n_in, n_out,
+                         activation == "RELU")  # fmt: skip
+
+    # -- the frozen part
+
+    def frozen_operators(self, cut: int) -> list[Operator]:
+        """What the tensor at the cut depends on, in the order of the file."""
+        needed: set[int] = set()
+        pending = [cut]
+        while pending:
+            operator = self.producer.get(pending.pop())
+            if operator is None or operator.index in needed:
+                continue
+            needed.add(operator.index)
+            # The shape operand of a reshape may be computed; the output's own shape says the same.
+            inputs = operator.inputs[:1] if operator.name in _VIEWS else operator.inputs
+            pending += [index for index in inputs if index >= 0 and self.graph.tensors[index].data is None]
+        ready = set(self.graph.inputs)
+        for index in sorted(needed):
+            operator = self.graph.operators[index]
+            first = operator.inputs[:1] if operator.name in _VIEWS else operator.inputs
+            if any(i >= 0 and self.graph.tensors[i].data is None and i not in ready for i in first):
+                raise self.damaged(operator, "it reads a tensor that nothing wrote before")
+            ready.update(operator.outputs)
+        return [self.graph.operators[index] for index in sorted(needed)]
+
+    def record(self, operator: Operator) -> _Record:
+        if operator.name not in _RECORDERS:
+            known = ", ".join(sorted([*_RECORDERS, *_VIEWS]))
+            raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
+                              "these, or choose an earlier cut")  # fmt: skip
+        return _RECORDERS[operator.name](self, operator)
+
+    def check_view(self, operator: Operator) -> None:
+        source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
+        if source.size != output.size:
+            raise self.damaged(operator, "the shapes hold different numbers of values")
+        if source.scales[0] != output.scales[0] or source.zero_points[0] != output.zero_points[0]:
+            raise self.refuse(operator, "it changes the scale")
+
+    def compile(self, cut: str | int | None) -> Model:
+        chain, softmax = self.dense_chain()
+        at_cut, trained = self.find_cut(cut, chain)
+        tail = tuple(self.tail_layer(operator) for operator in trained)
+        source = self.activation(self.graph.tensors[self.graph.inputs[0]])
+        embedding = self.activation(self.graph.tensors[at_cut])
+        frozen = self.frozen_operators(at_cut)
+        records: list[_Record] = []
+        rows: list[OperatorRow] = []
+        for operator in frozen:
+            if operator.name in _VIEWS:
+                self.check_view(operator)
+                record = None
+            else:
+                record = self.record(operator)
+                records.append(record)
+            rows.append(self.row(operator, record))
+        rows += [self.tail_row(operator, layer) for operator, layer in zip(trained, tail, strict=True)]
+        if softmax is not None:
+            rows.append(OperatorRow(softmax.index, softmax.name, (self.tensor(softmax, 0).shape,),
+                                    self.output(softmax).shape, 0, 0, True))  # fmt: skip
+        writer = _Writer(self, records, source, embedding)
+        return Model(
+            tdm=writer.tdm(tail, softmax is not None),
+            graph=self.graph,
+            arena=writer.plan,
+            rows=tuple(rows),
+            tail=tail,
+            softmax=softmax is not None,
+            cut=at_cut,
+            input_shape=source.shape[1:],
+            input_scale=float(source.scales[0]),
+            input_zero_point=int(source.zero_points[0]),
+            embedding_size=embedding.size,
+            embedding_scale=float(embedding.scales[0]),
+            embedding_zero_point=int(embedding.zero_points[0]),
+        )
+
+    def row(self, operator: Operator, record: _Record | None) -> OperatorRow:
+        inputs = tuple(self.graph.tensors[i].shape for i in (record.inputs if record else operator.inputs[:1]))
+        macs, flash = (record.macs, record.flash) if record else (0, 0)
+        return OperatorRow(operator.index, operator.name, inputs, self.output(operator).shape, macs, flash, False)
+
+    def tail_row(self, operator: Operator, layer: TailLayer) -> OperatorRow:
+        flash = _TAIL_RECORD_BYTES + layer.n_in * layer.n_out + 8 * layer.n_out
+        shapes = (self.graph.tensors[layer.input].shape,), self.graph.tensors[layer.output].shape
+        return OperatorRow(operator.index, operator.name, *shapes, layer.n_in * layer.n_out, flash, True)
+
+
+# ------------------------------------------------- one function for each operator
+
+
+def _window(compiler: _Compiler, operator: Operator, taps: tuple[int, int]) -> dict[str, Any]:
+    """Strides, dilations, padding and the fused activation's range, checked against the output's shape."""
+    options = operator.options
+    source, output = compiler.tensor(operator, 0), compiler.output(operator)
+    h, w, _ = compiler.view(operator, source)
+    out_h, out_w, _ = compiler.view(operator, output)
+    stride = int(options["StrideH"]), int(options["StrideW"])
+    dilation = int(options.get("DilationHFactor", 1)), int(options.get("DilationWFactor", 1))
+    if not all(1 <= n <= 255 for n in (*stride, *dilation)) or not all(1 <= n <= 0xFFFF for n in taps):
+        raise compiler.refuse(operator, f"kernel {taps}, stride {stride} or dilation {dilation} is out of range")
+    pad = []
+    for size, out, n, step, gap in zip((h, w), (out_h, out_w), taps, stride, dilation, strict=True):
+        reach = (n - 1) * gap + 1
+        expected = -(-size // step) if int(options["Padding"]) == _SAME else -(-(size - reach + 1) // step)
+        if out != expected:
+            raise compiler.damaged(operator, f"its output should measure {expected}, not {out}")
+        pad.append(max((out - 1) * step + reach - size, 0) // 2)
+    if max(pad) > 0xFFFF:
+        raise compiler.refuse(operator, f"padding {pad} is out of range")
+    return {
+        "inputs": (source.index,),
+        "output": output.index,
+        "views": ((h, w, compiler.view(operator, source)[2]), compiler.view(operator, output)),
+        "taps": taps,
+        "stride": stride,
+        "dilation": dilation,
+        "pad": (pad[0], pad[1]),
+        "clamp": compiler.clamp(operator, output),
+    }
+
+
+def _scaled(compiler: _Compiler, operator: Operator, real: Sequence[float]) -> list[tuple[int, int]]:
+    multipliers = [quantize_multiplier(value) for value in real]
+    if any(shift > 30 for _, shift in multipliers):
+        raise compiler.refuse(operator, "the scales of its tensors differ by more than 2^30")
+    return multipliers
+
+
+def _channel_scales(source: Tensor, scales: npt.NDArray[np.float32], output: Tensor) -> list[float]:
+    return [float(source.scales[0]) * float(scale) / float(output.scales[0]) for scale in scales]
+
+
+def _folded(biases: npt.NDArray[np.int64], weights: Int8Array, source: Tensor) -> npt.NDArray[np.int64]:
+    """Biases less what the input's zero point adds; `weights` has the output channels first."""
+    sums = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
+    folded: npt.NDArray[np.int64] = biases - int(source.zero_points[0]) * sums
+    return folded
+
+
+def _conv(compiler: _Compiler, operator: Operator) -> _Record:
+    weights, scales = compiler.weights(operator, 0)
+    if weights.ndim != 4:
+        raise compiler.damaged(operator, f"weights of {weights.ndim} dimensions")
+    window = _window(compiler, operator, (weights.shape[1], weights.shape[2]))
+    (_, _, depth), (out_h, out_w, n) = window["views"]
+    if weights.shape[3] != depth:
+        raise compiler.refuse(operator, "a grouped convolution is not supported; use DEPTHWISE_CONV_2D and 1x1 CONV_2D")
+    if weights.shape[0] != n:
+        raise compiler.damaged(operator, f"{weights.shape[0]} filters for {n} output channels")
+    source, output = compiler.tensor(operator, 0), compiler.output(operator)
+    return _Record(
+        kind=_CONV,
+        **window,
+        weights=weights,
+        biases=_folded(compiler.biases(operator, n), weights, source),
+        multipliers=_scaled(compiler, operator, _channel_scales(source, scales, output)),
+        macs=out_h * out_w * weights.size,
+    )
+
+
+def _depthwise(compiler: _Compiler, operator: Operator) -> _Record:
+    weights, scales = compiler.weights(operator, 3)
+    if weights.ndim != 4 or weights.shape[0] != 1:
+        raise compiler.damaged(operator, f"weights of shape {weights.shape}")
+    window = _window(compiler, operator, (weights.shape[1], weights.shape[2]))
+    (_, _, depth), (out_h, out_w, n) = window["views"]
+    if weights.shape[3] != n or n % depth != 0:
+        raise compiler.damaged(operator, f"{weights.shape[3]} filters from {depth} to {n} channels")
+    source, output = compiler.tensor(operator, 0), compiler.output(operator)
+    by_channel = np.ascontiguousarray(weights[0].transpose(2, 0, 1))
+    return _Record(
+        kind=_DEPTHWISE,
+        **window,
+        weights=by_channel,
+        biases=_folded(compiler.biases(operator, n), by_channel, source),
+        multipliers=_scaled(compiler, operator, _channel_scales(source, scales, output)),
+        macs=out_h * out_w * weights.size,
+    )
+
+
+def _fully_connected(compiler: _Compiler, operator: Operator) -> _Record:
+    """A dense layer is a 1x1 convolution whose positions are the rows of its input (but it rounds differently)."""
+    if operator.options["WeightsFormat"] != 0:
+        raise compiler.refuse(operator, "its weights are in a shuffled format")
+    weights, scales = compiler.weights(operator, 0)
+    source, output = compiler.activation(compiler.tensor(operator, 0)), compiler.activation(compiler.output(operator))
+    if weights.ndim != 2 or source.size % weights.shape[1] != 0:
+        raise compiler.damaged(operator, f"weights of shape {weights.shape} for {source.size} inputs")
+    n, depth = weights.shape
+    rows = source.size // depth
+    if output.size != rows * n:
+        raise compiler.damaged(operator, f"{output.size} outputs instead of {rows * n}")
+    if max(rows, n, depth) > 0xFFFF:
+        raise compiler.refuse(operator, "it has more than 65535 rows, inputs or outputs")
+    return _Record(
+        kind=_DENSE,
+        inputs=(source.index,),
+        output=output.index,
+        views=((1, rows, depth), (1, rows, n)),
+        clamp=compiler.clamp(operator, output),
+        weights=weights,
+        biases=_folded(compiler.biases(operator, n), weights, source),
+        multipliers=_scaled(compiler, operator, _channel_scales(source, scales, output)),
+        macs=rows * weights.size,
+    )
+
+
+def _pool(kind: int) -> Callable[[_Compiler, Operator], _Record]:
+    def record(compiler: _Compiler, operator: Operator) -> _Record:
+        options = operator.options
+        window = _window(compiler, operator, (int(options["FilterHeight"]), int(options["FilterWidth"])))
+        source, output = compiler.tensor(operator, 0), compiler.output(operator)
+        if window["views"][0][2] != window["views"][1][2]:
+            raise compiler.damaged(operator, "input and output differ in channels")
+        if source.scales[0] != output.scales[0] or source.zero_points[0] != output.zero_points[0]:
+            raise compiler.refuse(operator, "it changes the scale")
+        return _Record(kind=kind, **window)
+
+    return record
+
+
+def _add(compiler: _Compiler, operator: Operator) -> _Record:
+    a, b, output = compiler.tensor(operator, 0), compiler.tensor(operator, 1), compiler.output(operator)
+    if a.data is not None or b.data is not None or a.shape != b.shape or a.shape != output.shape:
+        raise compiler.refuse(operator, "only the sum of two activations of one shape is supported")
+    views = tuple(compiler.view(operator, tensor) for tensor in (a, b, output))
+    widest = 2 * max(float(a.scales[0]), float(b.scales[0]))
+    real = [float(a.scales[0]) / widest, float(b.scales[0]) / widest, widest / (2**20 * float(output.scales[0]))]
+    if real[2] > 1:
+        raise compiler.refuse(operator, "its output scale is too small for its inputs")
+    return _Record(
+        kind=_ADD,
+        inputs=(a.index, b.index),
+        output=output.index,
+        views=views,
+        clamp=compiler.clamp(operator, output),
+        biases=np.array([-int(a.zero_points[0]), -int(b.zero_points[0]), 0], np.int64),
+        multipliers=_scaled(compiler, operator, real),
+    )
+
+
+_RECORDERS: dict[str, Callable[[_Compiler, Operator], _Record]] = {
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "FULLY_CONNECTED": _fully_connected,
+    "AVERAGE_POOL_2D": _pool(_AVERAGE_POOL),
+    "MAX_POOL_2D": _pool(_MAX_POOL),
+    "ADD": _add,
+}
+
+
+# ------------------------------------------------------------------------ writer
+
+
+class _Writer:
+    """Plans the arena and lays the sections of the .tdm out (docs/SPEC.md, ".tdm")."""
+
+    def __init__(self, compiler: _Compiler, records: list[_Record], source: Tensor, embedding: Tensor) -> None:
+        self.compiler = compiler
+        self.records = records
+        self.source = source
+        self.embedding = embedding
+        self.data = bytearray()
+        self.views: dict[tuple[int, int, int, int], int] = {}  # (root tensor, h, w, c) -> index
+        self.plan = self.plan_activations()
+
+    def root(self, tensor: int) -> int:
+        return self.compiler.through_views(tensor)
+
+    def plan_activations(self) -> Plan:
+        """Step 0 is the arrival of the input; the record i runs at step i + 1."""
+        first = {self.root(self.source.index): 0}
+        last = dict(first)
+        for step, record in enumerate(self.records, 1):
+            first[self.root(record.output)] = step
+            for tensor in (*record.inputs, record.output):
+                last[self.root(tensor)] = step
+        last[self.root(self.embedding.index)] = len(self.records) + 1
+        roots = list(first)
+        blocks = [Block(self.compiler.graph.tensors[root].size, first[root], last[root]) for root in roots]
+        plan = plan_arena(blocks)
+        self.offsets = dict(zip(roots, plan.offsets, strict=True))
+        return plan
+
+    def view(self, tensor: int, shape: tuple[int, int, int]) -> int:
+        return self.views.setdefault((self.root(tensor), *shape), len(self.views))
+
+    def append(self, content: bytes) -> int:
+        """Puts bytes into the data section, 4-byte aligned; returns their offset."""
+        at = len(self.data)
+        self.data += content + bytes(-len(content) % 4)
+        return at
+
+    def vector(self, tensor: Tensor) -> int:
+        """The tensor as it enters or leaves the frozen part, in any shape that holds it."""
+        known = [i for (root, *_), i in self.views.items() if root == self.root(tensor.index)]
+        if known:
+            return known[0]
+        rows = next(n for n in range(1, tensor.size + 1) if tensor.size % n == 0 and tensor.size // n <= 0xFFFF)
+        if rows > 0xFFFF:
+            raise UnsupportedModelError(f"tensor {tensor.index} ({tensor.name}) is too large: {tensor.size} values")
+        return self.view(tensor.index, (1, rows, tensor.size // rows))
+
+    def op(self, record: _Record) -> bytes:
+        tensors = self.compiler.graph.tensors
+        indices = [self.view(t, s) for t, s in zip((*record.inputs, record.output), record.views, strict=True)]
+        second = indices[1] if len(record.inputs) == 2 else 0
+        weights = channels = 0
+        if record.weights is not None:
+            weights = self.append(record.weights.tobytes())
+        if record.multipliers:
+            multipliers, shifts = zip(*record.multipliers, strict=True)
+            biases = (record.biases & 0xFFFFFFFF).astype("<u4").tobytes()
+            shifts_bytes = np.array(shifts, np.int8).tobytes()
+            channels = self.append(biases + np.array(multipliers, "<i4").tobytes() + shifts_bytes)
+        return struct.pack(
+            "<4B2H4B2H4bII",
+            record.kind, indices[0], second, indices[-1],
+            *record.taps, *record.stride, *record.dilation, *record.pad,
+            int(tensors[record.inputs[0]].zero_points[0]), int(tensors[record.output].zero_points[0]), *record.clamp,
+            weights, channels,
+        )  # fmt: skip
+
+    def tail_record(self, layer: TailLayer) -> bytes:
+        operator = self.compiler.graph.operators[layer.operator]
+        weights, scales = self.compiler.weights(operator, 0)
+        source = float(self.compiler.graph.tensors[layer.input].scales[0])
+        biases = self.compiler.biases(operator, layer.n_out) * (source * scales.astype(np.float64))
+        return struct.pack(
+            "<HHBxxxIII",
+            layer.n_in, layer.n_out, int(layer.relu),
+            self.append(weights.tobytes()),
+            self.append(scales.astype("<f4").tobytes()),
+            self.append(biases.astype("<f4").tobytes()),
+        )  # fmt: skip
+
+    def tdm(self, tail: Sequence[TailLayer], softmax: bool) -> bytes:
+        ops = b"".join(self.op(record) for record in self.records)
+        tail_records = b"".join(self.tail_record(layer) for layer in tail)
+        meta = struct.pack(
+            "<IIHHHHfifi",
+            self.compiler.graph.hash, self.plan.size,
+            self.vector(self.source), self.vector(self.embedding), int(softmax), 0,
+            float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
+            float(self.source.scales[0]), int(self.source.zero_points[0]),
+        )  # fmt: skip
+        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
+        limits = _native.lib.TD_MAX_OPS, _native.lib.TD_MAX_TENSORS
+        if len(self.records) > limits[0] or len(self.views) > limits[1]:
+            raise UnsupportedModelError(
+                f"the part before the cut has {len(self.records)} operators and {len(self.views)} tensors; "
+                f"this core takes at most {limits[0]} and {limits[1]}"
+            )
+        return _write_file(
+            [(_SECTION_META, meta), (_SECTION_TENSORS, tensors), (_SECTION_OPS, ops), (_SECTION_TAIL, tail_records),
+             (_SECTION_DATA, bytes(self.data))]
+        )  # fmt: skip
+
+
+def _write_file(sections: Sequence[tuple[int, bytes]]) -> bytes:
+    ffi, lib = _native.ffi, _native.lib
+    views = [_native.view(content) for _, content in sections]
+    table = ffi.new("td_section[]", len(sections))
+    for entry, (kind, content), data in zip(table, sections, views, strict=True):
+        entry.kind, entry.data, entry.size = kind, data, len(content)
+    size = lib.td_file_size(table, len(sections))
+    out = bytearray(size)
+    target = ffi.from_buffer("uint8_t[]", out)
+    _native.check(lib.td_file_write(lib.TD_MAGIC_MODEL, table, len(sections), target, size), "writing the .tdm")
+    return bytes(out)
