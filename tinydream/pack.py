@@ -1,0 +1,324 @@
+"""Packs: training sets compressed by EntroGeDe, read row by row and sample by sample without unpacking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import cbor2
+import numpy as np
+import numpy.typing as npt
+
+from ._native import check, ffi, lib, status_name, view
+from .errors import DataError, FormatError
+from .files import atomic_write, write_sections
+from .reduce import WeightedSamples, condense, reduce, unsigned_rows
+from .table import Table
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["Pack", "open_pack", "pack", "published_size"]
+
+Progress = Callable[[int, int], None]
+
+
+class Pack:
+    """A .tdz in memory. `len(p)` rows; `p[i]`, `p[a:b]` decode rows; `condensed` are its weighted samples."""
+
+    def __init__(self, data: bytes, *, source: str = "pack") -> None:
+        """Checks the whole file. Raises FormatError when it is not a .tdz or is damaged."""
+        self.data = bytes(data)
+        self.source = source
+        self._bytes = view(self.data)
+        self.native = ffi.new("td_pack *")
+        status = lib.td_pack_open(self.native, self._bytes, len(self.data))
+        if status < 0:
+            raise FormatError(f"{source}: not a whole .tdz ({status_name(status)}); pack it again or fetch it anew")
+        self._meta = self._read_meta()
+
+    def _read_meta(self) -> dict[str, Any]:
+        section = ffi.new("td_section *")
+        if lib.td_file_section(ffi.addressof(self.native, "file"), lib.TD_PACK_META, section) < 0:
+            return {}
+        try:
+            meta = cbor2.loads(bytes(ffi.buffer(section.data, section.size)))
+        except (cbor2.CBORDecodeError, ValueError, EOFError) as error:
+            raise FormatError(f"{self.source}: its metadata is not CBOR: {error}") from error
+        classes = meta.get("classes", []) if isinstance(meta, dict) else None
+        if not isinstance(classes, list) or len(classes) not in (0, self.n_classes):
+            raise FormatError(f"{self.source}: its metadata does not name its {self.n_classes} classes")
+        return dict(meta)
+
+    def __len__(self) -> int:
+        return int(self.native.n_rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"Pack({len(self)} rows x {self.n_features}, {self.n_classes} classes, "
+            f"{self.n_samples} samples, {len(self.data)} bytes)"
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> npt.NDArray[np.int32]: ...
+    def __getitem__(self, index: int | slice) -> npt.NDArray[np.int32]:
+        """Row `index` as (features,), or a slice of rows as (k, features), in stored order."""
+        if isinstance(index, slice):
+            return self._rows(range(*index.indices(len(self))))[0]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._rows(range(index % len(self), index % len(self) + 1))[0][0]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
+        return (self[i] for i in range(len(self)))
+
+    def _rows(self, rows: range) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        values = np.empty((len(rows), self.n_features), dtype=np.int32)
+        labels = np.empty(len(rows), dtype=np.int64)
+        label = ffi.new("uint32_t *")
+        for i, row in enumerate(rows):
+            check(lib.td_pack_row(self.native, row, ffi.from_buffer("int32_t[]", values[i]), label), f"row {row}")
+            labels[i] = label[0]
+        return values, labels
+
+    @property
+    def n_features(self) -> int:
+        """Values in a row."""
+        return int(self.native.n_features)
+
+    @property
+    def n_classes(self) -> int:
+        """Labels are below this."""
+        return int(self.native.n_classes)
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of the condensed set."""
+        return int(self.native.n_samples)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers where none were given."""
+        return tuple(self._meta.get("classes") or (str(i) for i in range(self.n_classes)))
+
+    @property
+    def scale(self) -> float:
+        """real = scale * (value - zero_point)."""
+        return float(self.native.scale)
+
+    @property
+    def zero_point(self) -> int:
+        """real = scale * (value - zero_point)."""
+        return int(self.native.zero_point)
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Labels of all rows in stored order, (n,)."""
+        return self._rows(range(len(self)))[1]
+
+    @property
+    def condensed(self) -> WeightedSamples:
+        """The weighted samples as they are trained on: real values (m, features), weights, labels."""
+        values = np.empty((self.n_samples, self.n_features), dtype=np.float32)
+        weights, labels = np.empty(self.n_samples), np.empty(self.n_samples, dtype=np.int64)
+        row = ffi.new("int32_t[]", self.n_features)
+        label, weight = ffi.new("uint32_t *"), ffi.new("float *")
+        for i in range(self.n_samples):
+            out = ffi.from_buffer("float[]", values[i])
+            check(lib.td_pack_sample(self.native, i, row, out, label, weight), f"sample {i}")
+            weights[i], labels[i] = weight[0], label[0]
+        return WeightedSamples(values.astype(np.float64), weights, labels, self.classes)
+
+    def batches(
+        self, size: int, *, shuffle: int | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
+        """Rows and labels, `size` at a time; `shuffle` is a seed."""
+        values, labels = self._rows(range(len(self)))
+        order = np.arange(len(self)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(self))
+        for start in range(0, len(self), size):
+            chosen = order[start : start + size]
+            yield values[chosen], labels[chosen]
+
+    def sections(self) -> dict[str, int]:
+        """Bytes of the file by section, its header and table included."""
+        names = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PACK_DATA: "data",
+                 lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta"}  # fmt: skip
+        sizes: dict[str, int] = {}
+        section = ffi.new("td_section *")
+        for kind, name in names.items():
+            if lib.td_file_section(ffi.addressof(self.native, "file"), kind, section) == 0:
+                sizes[name] = int(section.size)
+        sizes["header"] = len(self.data) - sum(sizes.values())
+        return sizes
+
+    @property
+    def raw_float32_size(self) -> int:
+        """Bytes of the same rows as float32, with one byte a label."""
+        return len(self) * (4 * self.n_features + 1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the .tdz; the old file stays whole until the new one is."""
+        atomic_write(Path(path), self.data)
+
+
+def open_pack(path: str | os.PathLike[str]) -> Pack:
+    """Reads and checks a .tdz. Raises FormatError."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
+    return Pack(data, source=str(path))
+
+
+def pack(
+    table: Table,
+    *,
+    through: Model | None = None,
+    per_class: int = 16,
+    method: str = "variance",
+    replay: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Pack:
+    """Packs a table, losslessly unless `replay` is given.
+
+    `through`: a model; rows are its inputs, and what is packed is their int8 embedding at the cut.
+    `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours) or
+    "entrogede" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
+    integers, as a replay set; the method may then also be "random".
+    Raises DataError when the rows or labels do not fit the model or are not integers.
+    """
+    if through is not None:
+        table = _embed(table, through, progress)
+    weights: npt.NDArray[np.float64] | None = None
+    if replay is not None:
+        samples = reduce(table, replay, method=method, seed=seed)
+        rounded = np.rint(samples.values).astype(np.int64)
+        table = Table(rounded, samples.labels, table.classes, table.source)
+        group = np.arange(len(samples), dtype=np.uint32)
+        weights = samples.weights
+    else:
+        group = condense(table, per_class, method=method)
+    order = np.lexsort((group, table.labels))
+    return _encode(table, order, group, weights, method, through)
+
+
+def published_size(table: Table, *, patience: int = 0) -> int:
+    """Bytes of the published EntroGD: bases, deviations and ids of all rows under one bit plan, and the labels."""
+    rows, _, width = unsigned_rows(table.flat())
+    result = _compress(rows, width, patience)[1]
+    return (int(result.size_bits) + 7) // 8 + rows.shape[1] * width // 8 + len(rows)
+
+
+def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
+    if table.n_classes > model.n_classes:
+        raise DataError(f"{table.source}: {table.n_classes} classes, but the model tells {model.n_classes} apart")
+    embedding = model.embed(model.quantise(table.values, source=table.source), progress=progress)
+    return Table(embedding, table.labels, table.classes, table.source)
+
+
+def _encode(
+    table: Table,
+    order: npt.NDArray[np.int64],
+    group: npt.NDArray[np.uint32],
+    weights: npt.NDArray[np.float64] | None,
+    method: str,
+    model: Model | None,
+) -> Pack:
+    rows, minimum, width = unsigned_rows(table.flat())
+    labels, sorted_group = table.labels[order], group[order]
+    parts, blobs, at = b"", [], 0
+    present = np.unique(labels)
+    for label in present:
+        blob, header = _encode_part(np.ascontiguousarray(rows[order[labels == label]]), width, method)
+        header.offset, header.label = at, int(label)
+        record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
+        lib.td_encode_part_record(header, record)
+        parts += bytes(ffi.buffer(record))
+        blobs.append(blob)
+        at += len(blob)
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (sorted_group[1:] != sorted_group[:-1]) | (labels[1:] != labels[:-1])
+    sections = {
+        lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(starts.sum()), minimum, width, model),
+        lib.TD_PACK_PARTS: parts,
+        lib.TD_PACK_DATA: b"".join(blobs),
+        lib.TD_PACK_SAMPLES: np.packbits(starts, bitorder="little").tobytes(),
+    }
+    if weights is not None:
+        sections[lib.TD_PACK_WEIGHTS] = weights[sorted_group].astype("<f4").tobytes()
+    if any(name != str(i) for i, name in enumerate(table.classes)):
+        sections[lib.TD_PACK_META] = cbor2.dumps({"classes": list(table.classes)})
+    return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)
+
+
+def _schema(
+    table: Table, rows: npt.NDArray[np.uint32], n_parts: int, n_samples: int, minimum: int, width: int,
+    model: Model | None,
+) -> bytes:  # fmt: skip
+    if rows.shape[1] > lib.TD_MAX_FEATURES:
+        raise DataError(f"{table.source}: {rows.shape[1]} features; a row holds at most {lib.TD_MAX_FEATURES}")
+    scale, zero_point, model_hash = (
+        (model.embedding_scale, model.embedding_zero_point, model.embedding_hash) if model else (1.0, 0, 0)
+    )
+    return b"".join((
+        np.array([len(rows), n_samples], dtype="<u4").tobytes(),
+        np.array([rows.shape[1], table.n_classes, n_parts], dtype="<u2").tobytes(),
+        bytes((width, 0)),
+        np.array([minimum], dtype="<i4").tobytes(),
+        np.array([scale], dtype="<f4").tobytes(),
+        np.array([zero_point], dtype="<i4").tobytes(),
+        np.array([model_hash, 0], dtype="<u4").tobytes(),
+    ))  # fmt: skip
+
+
+def _compress(rows: npt.NDArray[np.uint32], width: int, patience: int = 0) -> tuple[npt.NDArray[np.uint32], Any]:
+    n, d = rows.shape
+    mask = np.zeros(d, dtype=np.uint32)
+    order = ffi.new("uint32_t[]", 2 * d * width)
+    result = ffi.new("td_plan_result *")
+    size = lib.td_plan_work_size(n)
+    work = ffi.new("uint64_t[]", size // 8 + 1)
+    status = lib.td_plan_compress(
+        view(rows, "const uint32_t[]"), n, d, width, patience, ffi.from_buffer("uint32_t[]", mask), order, result,
+        work, size,
+    )  # fmt: skip
+    check(status, "planning bits")
+    return mask, result
+
+
+def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
+    """The smaller of the published plan on the values and on the values less their minimum in this part."""
+    plain = _encode_under(rows, width, None)
+    if method == "entrogede":
+        return plain
+    offsets = np.ascontiguousarray(rows.min(axis=0))
+    return min(plain, _encode_under(rows - offsets, width, offsets), key=lambda part: len(part[0]))
+
+
+def _encode_under(
+    rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None
+) -> tuple[bytes, Any]:
+    n, d = rows.shape
+    mask, _ = _compress(rows, width)
+    group = np.zeros(n, dtype=np.uint32)
+    size = lib.td_plan_work_size(n)
+    work = ffi.new("uint64_t[]", size // 8 + 1)
+    rows_view, mask_view = view(rows, "const uint32_t[]"), view(mask, "const uint32_t[]")
+    group_view = ffi.from_buffer("uint32_t[]", group)
+    n_bases = check(lib.td_plan_group(rows_view, n, d, width, mask_view, group_view, work, size), "grouping rows")
+    header = ffi.new("td_part_header *")
+    # Never larger than the rows, ids, bases, masks and offsets at full width each.
+    capacity = (3 * n + 4) * (d * width + 32) // 8 + 64
+    out = ffi.new("uint8_t[]", capacity)
+    offsets_view = ffi.NULL if offsets is None else view(offsets, "const uint32_t[]")
+    length = check(
+        lib.td_encode_part(rows_view, n, d, width, mask_view, offsets_view, group_view, n_bases, out, capacity, header),
+        "encoding rows",
+    )
+    return bytes(ffi.buffer(out, length)), header

@@ -1,0 +1,130 @@
+"""Makes a small weighted set stand for a large one. Every method keeps one contract: `reduce`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._native import check, ffi, lib, view
+from .errors import DataError, UsageError
+from .table import Table
+
+__all__ = ["METHODS", "WeightedSamples", "condense", "reduce"]
+
+METHODS = ("variance", "entrogede", "random")
+LLOYD_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class WeightedSamples:
+    """`values` (m, features) float64, `weights` (m,) float64, `labels` (m,) int64, `classes` their names."""
+
+    values: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int, int]:
+    """Rows (n, features) of integers as the core wants them: less their minimum, that minimum, and the bits a value."""
+    if values.dtype.kind not in "iub":
+        raise DataError(
+            "rows are floating point; pack them through a model (through=, --through) or scale them to integers"
+        )
+    wide = values.astype(np.int64)
+    low, high = int(wide.min()), int(wide.max())
+    if low < -(2**31) or high >= 2**31 or high - low >= 2**32:
+        raise DataError(f"values from {low} to {high} do not fit in 32 bits")
+    return np.ascontiguousarray(wide - low).astype(np.uint32), low, max(1, int(high - low).bit_length())
+
+
+def condense(table: Table, per_class: int, *, method: str = "variance", seed: int = 0) -> npt.NDArray[np.uint32]:
+    """Groups rows into at most `per_class` condensed samples a class; returns the group of each row.
+
+    "variance": our rule, with one budget of per_class * (classes that have rows) over all of them.
+    "entrogede": the published rule, class by class. Raises DataError when rows are not integers.
+    """
+    if per_class < 1:
+        raise UsageError(f"per_class is {per_class}; at least 1 sample a class is needed")
+    rows, _, width = unsigned_rows(table.flat())
+    present = np.unique(table.labels)
+    if method == "variance":
+        return _condense_variance(rows, table.labels, per_class * len(present))
+    if method != "entrogede":
+        raise UsageError(f"no method {method!r} groups rows; there are variance and entrogede")
+    group = np.zeros(len(rows), dtype=np.uint32)
+    n_groups = 0
+    for label in present:
+        members = np.flatnonzero(table.labels == label)
+        own = _condense_published(np.ascontiguousarray(rows[members]), width, per_class)
+        group[members] = own + np.uint32(n_groups)
+        n_groups += int(own.max()) + 1
+    return group
+
+
+def reduce(table: Table, budget: int, *, method: str = "variance", seed: int = 0) -> WeightedSamples:
+    """At most `budget` weighted samples that stand for the table.
+
+    "variance" and "entrogede": means of groups of rows, weighted by their number (see `condense`).
+    "random": rows drawn without replacement, the same number from each class as far as they go.
+    """
+    present = np.unique(table.labels)
+    per_class = budget // len(present)
+    if per_class < 1:
+        raise UsageError(f"a budget of {budget} is less than one sample for each of {len(present)} classes")
+    flat = table.flat().astype(np.float64)
+    if method == "random":
+        picked = _pick_random(table.labels, per_class, seed)
+        return WeightedSamples(flat[picked], np.ones(len(picked)), table.labels[picked], table.classes)
+    group = condense(table, per_class, method=method)
+    weights = np.bincount(group).astype(np.float64)
+    values = np.zeros((len(weights), flat.shape[1]))
+    np.add.at(values, group, flat)
+    labels = np.zeros(len(weights), dtype=np.int64)
+    labels[group] = table.labels
+    return WeightedSamples(values / weights[:, None], weights, labels, table.classes)
+
+
+def _pick_random(labels: npt.NDArray[np.int64], per_class: int, seed: int) -> npt.NDArray[np.int64]:
+    generator = np.random.default_rng(seed)
+    picked = [
+        generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)
+    ]  # fmt: skip
+    return np.sort(np.concatenate(picked))
+
+
+def _condense_variance(
+    rows: npt.NDArray[np.uint32], labels: npt.NDArray[np.int64], max_groups: int
+) -> npt.NDArray[np.uint32]:
+    n, d = rows.shape
+    group = np.zeros(n, dtype=np.uint32)
+    size = lib.td_condense_variance_work_size(n, d, max_groups)
+    work = ffi.new("uint64_t[]", size // 8 + 1)
+    check(
+        lib.td_condense_variance(
+            view(rows, "const uint32_t[]"), view(labels.astype(np.uint16), "const uint16_t[]"), n, d, max_groups,
+            LLOYD_ROUNDS, ffi.from_buffer("uint32_t[]", group), work, size,
+        ),
+        "condensing rows",
+    )  # fmt: skip
+    return group
+
+
+def _condense_published(rows: npt.NDArray[np.uint32], width: int, max_groups: int) -> npt.NDArray[np.uint32]:
+    n, d = rows.shape
+    group = np.zeros(n, dtype=np.uint32)
+    size = lib.td_plan_work_size(n)
+    work = ffi.new("uint64_t[]", size // 8 + 1)
+    check(
+        lib.td_plan_condense(
+            view(rows, "const uint32_t[]"), n, d, width, max_groups, ffi.from_buffer("uint32_t[]", group), work, size
+        ),
+        "condensing rows",
+    )
+    return group

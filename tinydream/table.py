@@ -1,0 +1,206 @@
+"""Tables: rows of numbers with class labels, read from CSV, .npz, .npy or arrays."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import DataError
+
+__all__ = ["Table", "read", "table_from_arrays"]
+
+MAX_CLASSES = 1024
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and their classes.
+
+    `values` is (n, *shape), integer or floating point and finite; `labels` is (n,), int64 in
+    [0, n_classes); `classes` names them, in order. A class without rows is allowed here (a wearer may
+    never have rowed) and left out of a pack.
+    """
+
+    values: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    source: str = field(default="arrays")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, with or without rows."""
+        return len(self.classes)
+
+    def flat(self) -> npt.NDArray[Any]:
+        """The rows as (n, features)."""
+        return self.values.reshape(len(self.values), -1)
+
+
+def table_from_arrays(
+    values: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    classes: Sequence[str] | int | None = None,
+    source: str = "arrays",
+) -> Table:
+    """Checks rows and labels and makes a Table of them.
+
+    `values`: (n, ...) numbers. `labels`: (n,) class numbers, or names. `classes`: the names in order, or
+    how many there are; by default what the labels show. Raises DataError for no rows, NaN or infinity,
+    lengths that differ, and labels out of range.
+    """
+    array = np.asarray(values)
+    if array.ndim < 2 or len(array) == 0:
+        raise DataError(f"{source}: rows must be an array of at least one row and two dimensions, not {array.shape}")
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{source}: values of type {array.dtype} are not numbers")
+    _check_finite(array, source)
+    given = np.asarray(labels)
+    if given.shape != (len(array),):
+        raise DataError(f"{source}: {len(array)} rows but labels of shape {given.shape}; one label a row is needed")
+    numbers, names = _number_labels(given, classes, source)
+    return Table(np.ascontiguousarray(array), numbers, names, source)
+
+
+def read(path: str | os.PathLike[str], *, label: str | None = None, labels: str | os.PathLike[str] | None = None,
+         classes: Sequence[str] | int | None = None) -> Table:  # fmt: skip
+    """Reads a Table from a file.
+
+    .csv: a header line; `label` names the label column, every other column is a feature.
+    .npz: arrays `x` and `y` (or another name for the labels in `label`).
+    .npy: the rows; `labels` is the .npy of the labels.
+    Raises DataError that says where the file is wrong.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    readers = {".csv": _read_csv, ".npz": _read_npz, ".npy": _read_npy}
+    if suffix not in readers:
+        raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use {', '.join(readers)}")
+    try:
+        values, given = readers[suffix](path, label, labels)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as {suffix}: {error}") from error
+    return table_from_arrays(values, given, classes=classes, source=str(path))
+
+
+def _check_finite(array: npt.NDArray[Any], source: str) -> None:
+    if array.dtype.kind != "f":
+        return
+    bad = np.argwhere(~np.isfinite(array.reshape(len(array), -1)))
+    if len(bad):
+        row, column = (int(i) for i in bad[0])
+        raise DataError(
+            f"{source}: {len(bad)} values are NaN or infinite, the first in row {row}, feature {column}; "
+            "fill them in or drop those rows"
+        )
+
+
+def _number_labels(
+    given: npt.NDArray[Any], classes: Sequence[str] | int | None, source: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    if given.dtype.kind in "US" or given.dtype == object:
+        return _number_names(given.astype(str), classes, source)
+    numbers = given.astype(np.int64)
+    if given.dtype.kind not in "iub" and not np.array_equal(numbers, given):
+        raise DataError(f"{source}: labels must be class numbers or names, not fractions")
+    if classes is None:
+        classes = int(numbers.max()) + 1
+    names = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
+    _check_label_range(numbers, len(names), source)
+    return numbers, names
+
+
+def _number_names(
+    given: npt.NDArray[np.str_], classes: Sequence[str] | int | None, source: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    if isinstance(classes, int):
+        raise DataError(f"{source}: labels are names; give the class names in order, not their number")
+    names = tuple(classes) if classes is not None else tuple(sorted(set(given.tolist()), key=_natural))
+    place = {name: i for i, name in enumerate(names)}
+    for row, name in enumerate(given.tolist()):
+        if name not in place:
+            raise DataError(f"{source}: row {row} has label {name!r}, which is none of {', '.join(names)}")
+    numbers = np.array([place[name] for name in given.tolist()], dtype=np.int64)
+    _check_label_range(numbers, len(names), source)
+    return numbers, names
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Sorts numbers by value, before names."""
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)
+
+
+def _check_label_range(numbers: npt.NDArray[np.int64], n_classes: int, source: str) -> None:
+    if not 0 < n_classes <= MAX_CLASSES:
+        raise DataError(f"{source}: {n_classes} classes; between 1 and {MAX_CLASSES} are possible")
+    bad = np.flatnonzero((numbers < 0) | (numbers >= n_classes))
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(
+            f"{source}: {len(bad)} labels are out of range, the first in row {row}: {int(numbers[row])}; "
+            f"with {n_classes} classes they go from 0 to {n_classes - 1}"
+        )
+
+
+def _read_csv(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    if label is None:
+        raise DataError(f"{path}: name the label column (--label COLUMN)")
+    with path.open(newline="", encoding="utf-8") as stream:
+        lines = csv.reader(stream)
+        header = next(lines, [])
+        if label not in header:
+            raise DataError(f"{path}: no column {label!r}; the header has {', '.join(header[:12]) or 'nothing'}")
+        at = header.index(label)
+        rows: list[list[float]] = []
+        given: list[str] = []
+        for number, cells in enumerate(lines, start=2):
+            if len(cells) != len(header):
+                raise DataError(f"{path}, line {number}: {len(cells)} cells, but the header has {len(header)}")
+            given.append(cells.pop(at))
+            rows.append(_numbers(cells, path, number, header[:at] + header[at + 1 :]))
+    values = np.array(rows, dtype=np.float64)
+    if len(rows) and np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31:
+        values = values.astype(np.int64)
+    return values, np.array(given, dtype=str)
+
+
+def _numbers(cells: list[str], path: Path, line: int, names: list[str]) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        for name, cell in zip(names, cells, strict=True):
+            try:
+                float(cell)
+            except ValueError:
+                raise DataError(f"{path}, line {line}, column {name!r}: {cell!r} is not a number") from None
+        raise
+
+
+def _read_npz(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        name = label or "y"
+        for wanted in ("x", name):
+            if wanted not in arrays:
+                raise DataError(f"{path}: no array {wanted!r}; it holds {', '.join(arrays.files) or 'nothing'}")
+        return arrays["x"], arrays[name]
+
+
+def _read_npy(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    if labels is None:
+        raise DataError(f"{path}: give the labels as a second .npy file (--labels FILE)")
+    return np.load(path, allow_pickle=False), np.load(labels, allow_pickle=False)
