@@ -113,8 +113,8 @@ int td_file_section(const td_file *file, uint32_t kind, td_section *out);
 /* -------------------------------------------------------------------- link
  * Frames over any byte pipe, and at-most-once requests on top (docs/SPEC.md, "Link").
  * Wire: 0x00, COBS(header, payload, CRC-32 of both), 0x00. Header: kind u8, flags u8 (0),
- * id u16, session u32. The client keeps one request in flight; the server answers a repeated id
- * from its reply cache without applying it again.
+ * id u16, session u32 (not 0). The client keeps one request in flight; the server answers a repeated
+ * id from its reply cache without applying it again. Ids of a session: 1 (the hello), 2, .. 65535, 2, ..
  */
 enum td_link_limits {
     TD_LINK_HEADER = 8,
@@ -145,8 +145,8 @@ typedef struct td_receiver {
     uint8_t left;               /* bytes left in the current COBS group */
     uint8_t group;              /* length of the current COBS group, 0 before the first */
     uint8_t bad;                /* 1: skip to the next delimiter */
-    uint32_t n_crc_errors;
-    uint32_t n_overruns;
+    uint32_t n_crc_errors;      /* frames dropped: CRC or structure */
+    uint32_t n_overruns;        /* frames dropped: longer than TD_LINK_RAW */
 } td_receiver;
 
 void td_receiver_init(td_receiver *rx);
@@ -155,7 +155,9 @@ void td_receiver_init(td_receiver *rx);
  * TD_E_FORMAT or TD_E_FULL once; the receiver is then ready for the next frame. */
 int td_receiver_byte(td_receiver *rx, uint8_t byte, td_frame *frame);
 
-/* Bytes written to out (<= TD_LINK_WIRE), or TD_E_FULL / TD_E_ARGUMENT. */
+/* Bytes written to out (<= TD_LINK_WIRE), TD_E_FULL (payload above TD_LINK_MTU, or capacity below what
+ * a payload of this size may need; TD_LINK_WIRE is always enough), TD_E_ARGUMENT (kind, session 0). The
+ * payload must not overlap out. */
 int td_frame_encode(const td_frame *frame, uint8_t *out, size_t capacity);
 
 typedef struct td_server {
@@ -173,9 +175,14 @@ enum td_server_verdict {
 };
 
 void td_server_init(td_server *server);
-/* What to do with a received frame. A hello opens a session (id restarts). */
+/* What to do with a received frame: enum td_server_verdict, never an error. A hello opens a session (id
+ * restarts); while none is open, and when requests in between were lost with a reset, a request is
+ * answered with TD_FRAME_NO_SESSION (in server->reply: TD_SERVE_SEND). While busy everything is ignored:
+ * the client repeats. Another program's session is ignored until it says hello. */
 int td_server_receive(td_server *server, const td_frame *frame);
-/* Stores and encodes the reply to the request handed out last; then send server->reply. */
+/* Stores and encodes the reply to the request handed out last; then send server->reply. TD_E_STATE
+ * when none is owed, TD_E_FULL above TD_LINK_MTU (still owed: give a shorter one). The payload must not
+ * overlap server->reply. */
 int td_server_reply(td_server *server, const uint8_t *payload, size_t size);
 
 typedef struct td_client {
@@ -193,26 +200,31 @@ enum td_client_verdict {
 /* session: any number but 0, fresh for every connection. */
 void td_client_init(td_client *client, uint32_t session);
 /* Encodes the next request (or the hello, for the first) into out; returns its bytes on the wire.
- * To repeat it, send the same bytes again. TD_E_STATE while one is still unanswered. */
+ * To repeat it, send the same bytes again. TD_E_STATE while one is still unanswered; other errors as
+ * td_frame_encode, and then nothing is in flight. */
 int td_client_request(td_client *client, const uint8_t *payload, size_t size, uint8_t *out, size_t capacity);
+/* enum td_client_verdict. After TD_CLIENT_LOST_SESSION: td_client_init with a fresh session. */
 int td_client_receive(td_client *client, const td_frame *frame);
 
 /* ------------------------------------------------------------------- store
  * Objects (model, training set, replay set, weight slots) in flash partitions. A push is resumable
  * after a lost link or a reset, and an object is visible only when whole and checked
- * (docs/SPEC.md, "Store").
+ * (docs/SPEC.md, "Store"). After a power cut at any program or erase, a partition holds the old
+ * object, the new one or none. Flash that was never written may hold anything.
  */
 enum td_object { TD_OBJECT_MODEL = 0, TD_OBJECT_TRAIN = 1, TD_OBJECT_REPLAY = 2,
                  TD_OBJECT_SLOT_A = 3, TD_OBJECT_SLOT_B = 4, TD_N_OBJECTS = 5 };
 
-/* What a board must supply. Offsets count from the start of the store region. */
+/* What a board must supply. Offsets count from the start of the store region. The functions return 0
+ * or a status of -100..-128, which the store hands on; the store reads everything back itself. */
 typedef struct td_flash {
     const uint8_t *base;        /* memory-mapped start of the region */
     uint32_t size;              /* bytes of the region */
-    uint32_t erase_block;       /* bytes erased at once, a power of two */
+    uint32_t erase_block;       /* bytes erased at once, a power of two, >= 64 */
     uint32_t program_unit;      /* bytes programmed at once, a power of two, <= 16; a unit is written once per erase */
     uint8_t erased;             /* value of an erased byte, 0xFF or 0x00 */
     int (*erase)(void *context, uint32_t offset);
+    /* offset and size are whole units inside one erase block; bytes may be unaligned. */
     int (*program)(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size);
     void *context;
 } td_flash;
@@ -229,19 +241,34 @@ typedef struct td_store {
     uint32_t written;           /* bytes safely in flash so far */
 } td_store;
 
-/* Shares of the region: bytes wanted for each object's data; rounds up to erase blocks and adds the
- * object header. TD_E_FULL when the region is too small. */
+/* Shares of the region: bytes wanted for each object's data (0: no partition); rounds up to erase
+ * blocks and adds the head (usually one erase block). TD_E_FULL when the region is too small,
+ * TD_E_ARGUMENT for a td_flash outside its limits. Writes nothing. */
 int td_store_init(td_store *store, const td_flash *flash, const uint32_t capacity[TD_N_OBJECTS]);
-/* Starts (or resumes) writing an object of `size` bytes with this CRC-32. *resume_at: bytes that are
- * already there, from which the caller goes on. The old object in that partition ends here. */
+/* Largest object, bytes, that fits the partition. */
+uint32_t td_store_capacity(const td_store *store, int object);
+/* Starts (or resumes) writing an object of `size` bytes (not 0) with this CRC-32. *resume_at: bytes
+ * that are already there, from which the caller goes on: `size` when the very same object is stored
+ * already, a multiple of the erase block after a reset, store->written after a lost link. The old
+ * object in that partition ends here, unless it is the same (size, CRC and sequence). One object is
+ * written at a time; beginning another leaves the first resumable. TD_E_FULL, TD_E_ARGUMENT, TD_E_FLASH. */
 int td_store_begin(td_store *store, int object, uint32_t size, uint32_t crc, uint32_t sequence, uint32_t *resume_at);
-/* Bytes at `offset`, which must be store->written (TD_E_STATE) or wholly before it (then ignored: a repeat). */
+/* Bytes at `offset`, which must be store->written (TD_E_STATE) or wholly before it (then ignored: a
+ * repeat). size: a multiple of program_unit, unless the write reaches the object's end (TD_E_ARGUMENT).
+ * TD_E_RANGE past the end. After TD_E_FLASH or the driver's own error: begin again. */
 int td_store_write(td_store *store, uint32_t offset, const uint8_t *bytes, uint32_t size);
-/* Reads back, checks the CRC and makes the object visible. */
+/* Reads back, checks the CRC and makes the object visible. TD_E_STATE when bytes are missing;
+ * TD_E_CRC when the bytes are not what begin promised: they are dropped. */
 int td_store_commit(td_store *store);
-/* The object's data in mapped flash; TD_E_NOT_FOUND when there is none, or not whole. Checks its CRC. */
+/* The object's data in mapped flash (aligned to an erase block); TD_E_NOT_FOUND when there is none, or
+ * not whole; TD_E_CRC when it was whole and its bytes have changed since. Cost: a CRC of the data. */
 int td_store_get(const td_store *store, int object, td_section *out, uint32_t *sequence);
 int td_store_erase(td_store *store, int object);
+/* The weight slot with the newest sequence number (TD_OBJECT_SLOT_A or _B), or TD_E_NOT_FOUND;
+ * sequence may be NULL. */
+int td_store_newest_slot(const td_store *store, td_section *out, uint32_t *sequence);
+/* The slot to write next: not the newest. Give it the newest's sequence number plus one. */
+int td_store_spare_slot(const td_store *store);
 
 /* ------------------------------------------------------------------- model
  * A .tdm: the compiled plan of a .tflite (docs/SPEC.md, ".tdm"). model.c opens and runs it,
