@@ -21,6 +21,7 @@ import numpy.typing as npt
 from . import _native
 from .arena import Block, Plan, plan_arena
 from .errors import DataError, FormatError, UnsupportedModelError, UsageError
+from .files import write_sections
 from .graph import Graph, Operator, Tensor, read_bytes, read_graph
 
 __all__ = ["Model", "OperatorRow", "TailLayer", "compile_model"]
@@ -759,20 +760,11 @@ class _Writer:
                 f"the part before the cut has {len(self.records)} operators and {len(self.views)} tensors; "
                 f"this core takes at most {limits[0]} and {limits[1]}"
             )
-        return _write_file(
-            [(_SECTION_META, meta), (_SECTION_TENSORS, tensors), (_SECTION_OPS, ops), (_SECTION_TAIL, tail_records),
-             (_SECTION_DATA, bytes(self.data))]
-        )  # fmt: skip
-
-
-def _write_file(sections: Sequence[tuple[int, bytes]]) -> bytes:
-    ffi, lib = _native.ffi, _native.lib
-    views = [_native.view(content) for _, content in sections]
-    table = ffi.new("td_section[]", len(sections))
-    for entry, (kind, content), data in zip(table, sections, views, strict=True):
-        entry.kind, entry.data, entry.size = kind, data, len(content)
-    size = lib.td_file_size(table, len(sections))
-    out = bytearray(size)
-    target = ffi.from_buffer("uint8_t[]", out)
-    _native.check(lib.td_file_write(lib.TD_MAGIC_MODEL, table, len(sections), target, size), "writing the .tdm")
-    return bytes(out)
+        sections = {
+            _SECTION_META: meta,
+            _SECTION_TENSORS: tensors,
+            _SECTION_OPS: ops,
+            _SECTION_TAIL: tail_records,
+            _SECTION_DATA: bytes(self.data),
+        }
+        return write_sections(_native.lib.TD_MAGIC_MODEL, sections)
