@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,6 +118,11 @@ class Model:
     def hash(self) -> int:
         """CRC-32 of the .tflite; binds tuned weights to the model they belong to."""
         return self.graph.hash
+
+    @property
+    def embedding_hash(self) -> int:
+        """CRC-32 of the frozen part; binds packs to it. A tuned model keeps it."""
+        return int(self.native.embedding_hash)
 
     @property
     def macs(self) -> int:
@@ -745,15 +751,18 @@ class _Writer:
 
     def tdm(self, tail: Sequence[TailLayer], softmax: bool) -> bytes:
         ops = b"".join(self.op(record) for record in self.records)
+        source, embedding = self.vector(self.source), self.vector(self.embedding)  # may add a view
+        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
+        frozen = bytes(self.data)
         tail_records = b"".join(self.tail_record(layer) for layer in tail)
         meta = struct.pack(
-            "<IIHHHHfifi",
+            "<IIHHHHfifiI",
             self.compiler.graph.hash, self.plan.size,
-            self.vector(self.source), self.vector(self.embedding), int(softmax), 0,
+            source, embedding, int(softmax), 0,
             float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
             float(self.source.scales[0]), int(self.source.zero_points[0]),
+            zlib.crc32(tensors + ops + frozen) or 1,
         )  # fmt: skip
-        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
         limits = _native.lib.TD_MAX_OPS, _native.lib.TD_MAX_TENSORS
         if len(self.records) > limits[0] or len(self.views) > limits[1]:
             raise UnsupportedModelError(
