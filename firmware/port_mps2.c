@@ -1,0 +1,71 @@
+/* Arm MPS2: CMSDK UART0, and RAM outside the budget that behaves as NOR flash. */
+#include <string.h>
+
+#include "cortex_m.h"
+#include "td_board.h"
+#include "td_port.h"
+
+#define UART_DATA 0x40004000u
+#define UART_STATE 0x40004004u
+#define UART_CTRL 0x40004008u
+#define UART_INTCLEAR 0x4000400Cu
+#define UART_BAUDDIV 0x40004010u
+
+#define STATE_TX_FULL 1u
+#define STATE_RX_FULL 2u
+
+void td_port_init(void)
+{
+    REG32(UART_BAUDDIV) = TD_PORT_UART_BAUDDIV;
+    REG32(UART_CTRL) = 0xB; /* transmit, receive, receive interrupt */
+    (void)REG32(UART_DATA); /* QEMU starts to receive with the first read */
+    td_enable_irq(TD_PORT_UART_IRQ);
+}
+
+void td_port_interrupt(void)
+{
+    REG32(UART_INTCLEAR) = 2;
+    while (REG32(UART_STATE) & STATE_RX_FULL) td_receive_byte((uint8_t)REG32(UART_DATA));
+}
+
+void td_port_write(const uint8_t *bytes, uint32_t size)
+{
+    for (uint32_t i = 0; i < size; i++) {
+        while (REG32(UART_STATE) & STATE_TX_FULL) {
+        }
+        REG32(UART_DATA) = bytes[i];
+    }
+}
+
+static uint8_t *store(uint32_t offset)
+{
+    return (uint8_t *)(uintptr_t)(TD_STORE_ORIGIN + offset);
+}
+
+static int erase(void *context, uint32_t offset)
+{
+    (void)context;
+    memset(store(offset), TD_FLASH_ERASED, TD_FLASH_ERASE_BLOCK);
+    return TD_OK;
+}
+
+/* Programming only clears bits, as in NOR flash. */
+static int program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
+{
+    (void)context;
+    uint8_t *to = store(offset);
+    for (uint32_t i = 0; i < size; i++) to[i] = (uint8_t)(to[i] & bytes[i]);
+    return TD_OK;
+}
+
+void td_port_flash(td_flash *flash)
+{
+    flash->base = store(0);
+    flash->size = TD_STORE_SIZE;
+    flash->erase_block = TD_FLASH_ERASE_BLOCK;
+    flash->program_unit = TD_FLASH_PROGRAM_UNIT;
+    flash->erased = TD_FLASH_ERASED;
+    flash->erase = erase;
+    flash->program = program;
+    flash->context = NULL;
+}
