@@ -6,7 +6,7 @@
 #include "td_internal.h"
 
 enum { SECTION_META = 1, SECTION_TENSORS = 2, SECTION_OPS = 3, SECTION_TAIL = 4, SECTION_DATA = 5 };
-enum { META_SIZE = 32, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_SIZE = 20 };
+enum { META_SIZE = 36, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_SIZE = 20 };
 enum { FLAG_SOFTMAX = 1 };
 
 /* a * b, or UINT32_MAX where the product does not fit: larger than any section or arena. */
@@ -207,6 +207,7 @@ static int open_meta(td_model *model, const td_section *meta)
     if (!(model->embedding_scale > 0.0f) || model->embedding_zero_point < -128 || model->embedding_zero_point > 127) {
         return TD_E_FORMAT;
     }
+    model->embedding_hash = td_get32(bytes + 32);
     model->input_offset = td_get32(tensor_record(model, input));
     model->input_size = tensor_bytes(tensor_record(model, input));
     model->embedding_offset = td_get32(tensor_record(model, embedding));

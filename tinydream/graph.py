@@ -57,7 +57,6 @@ class Tensor:
     data_at: int | None
     scales_at: int | None
     zero_points_at: int | None
-    range_at: tuple[int | None, int | None]  # the recorded minimum and maximum, float32 each
     sparse: bool
 
     @property
@@ -198,11 +197,8 @@ class _Reader:
         quantization = raw.Quantization()
         scales: Any = 0
         zero_points: Any = 0
-        low: Any = 0
-        high: Any = 0
         if quantization is not None:
             scales, zero_points = quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
-            low, high = quantization.MinAsNumpy(), quantization.MaxAsNumpy()
         return Tensor(
             index=index,
             name=name,
@@ -217,7 +213,6 @@ class _Reader:
             data_at=self.at(content),
             scales_at=self.at(scales),
             zero_points_at=self.at(zero_points),
-            range_at=(self.at(low), self.at(high)),
             sparse=raw.Sparsity() is not None,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from . import _native
 from .arena import Block, Plan, plan_arena
 from .errors import DataError, FormatError, UnsupportedModelError, UsageError
+from .files import write_sections
 from .graph import Graph, Operator, Tensor, read_bytes, read_graph
 
 __all__ = ["Model", "OperatorRow", "TailLayer", "compile_model"]
@@ -116,6 +118,11 @@ class Model:
     def hash(self) -> int:
         """CRC-32 of the .tflite; binds tuned weights to the model they belong to."""
         return self.graph.hash
+
+    @property
+    def embedding_hash(self) -> int:
+        """CRC-32 of the frozen part; binds packs to it. A tuned model keeps it."""
+        return int(self.native.embedding_hash)
 
     @property
     def macs(self) -> int:
@@ -744,35 +751,29 @@ class _Writer:
 
     def tdm(self, tail: Sequence[TailLayer], softmax: bool) -> bytes:
         ops = b"".join(self.op(record) for record in self.records)
+        source, embedding = self.vector(self.source), self.vector(self.embedding)  # may add a view
+        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
+        frozen = bytes(self.data)
         tail_records = b"".join(self.tail_record(layer) for layer in tail)
         meta = struct.pack(
-            "<IIHHHHfifi",
+            "<IIHHHHfifiI",
             self.compiler.graph.hash, self.plan.size,
-            self.vector(self.source), self.vector(self.embedding), int(softmax), 0,
+            source, embedding, int(softmax), 0,
             float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
             float(self.source.scales[0]), int(self.source.zero_points[0]),
+            zlib.crc32(tensors + ops + frozen) or 1,
         )  # fmt: skip
-        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
         limits = _native.lib.TD_MAX_OPS, _native.lib.TD_MAX_TENSORS
         if len(self.records) > limits[0] or len(self.views) > limits[1]:
             raise UnsupportedModelError(
                 f"the part before the cut has {len(self.records)} operators and {len(self.views)} tensors; "
                 f"this core takes at most {limits[0]} and {limits[1]}"
             )
-        return _write_file(
-            [(_SECTION_META, meta), (_SECTION_TENSORS, tensors), (_SECTION_OPS, ops), (_SECTION_TAIL, tail_records),
-             (_SECTION_DATA, bytes(self.data))]
-        )  # fmt: skip
-
-
-def _write_file(sections: Sequence[tuple[int, bytes]]) -> bytes:
-    ffi, lib = _native.ffi, _native.lib
-    views = [_native.view(content) for _, content in sections]
-    table = ffi.new("td_section[]", len(sections))
-    for entry, (kind, content), data in zip(table, sections, views, strict=True):
-        entry.kind, entry.data, entry.size = kind, data, len(content)
-    size = lib.td_file_size(table, len(sections))
-    out = bytearray(size)
-    target = ffi.from_buffer("uint8_t[]", out)
-    _native.check(lib.td_file_write(lib.TD_MAGIC_MODEL, table, len(sections), target, size), "writing the .tdm")
-    return bytes(out)
+        sections = {
+            _SECTION_META: meta,
+            _SECTION_TENSORS: tensors,
+            _SECTION_OPS: ops,
+            _SECTION_TAIL: tail_records,
+            _SECTION_DATA: bytes(self.data),
+        }
+        return write_sections(_native.lib.TD_MAGIC_MODEL, sections)
