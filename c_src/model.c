@@ -199,6 +199,8 @@ static int open_meta(td_model *model, const td_section *meta)
     if (input >= model->n_tensors || embedding >= model->n_tensors) return TD_E_FORMAT;
     if ((flags & ~(uint32_t)FLAG_SOFTMAX) != 0 || td_get16(bytes + 14) != 0) return TD_E_FORMAT;
     model->hash = td_get32(bytes);
+    model->embedding_hash = td_get32(bytes + 32);
+    if (model->embedding_hash == 0) return TD_E_FORMAT;
     model->arena_size = td_get32(bytes + 4);
     if (model->arena_size % 16u != 0 || model->arena_size > INT32_MAX || model->data.size > INT32_MAX) return TD_E_FORMAT;
     model->ends_in_softmax = (flags & FLAG_SOFTMAX) != 0;

@@ -129,15 +129,23 @@ class Model:
         """Multiply-adds of the frozen part for one input."""
         return sum(row.macs for row in self.rows if not row.trained)
 
+    @property
+    def embedding_hash(self) -> int:
+        """Names the frozen part: embeddings of models with equal hashes are interchangeable. Never 0."""
+        return int(self.native.embedding_hash)
+
     def describe(self) -> tuple[OperatorRow, ...]:
         """One row for each operator, in the order in which they run."""
         return self.rows
 
-    def quantise(self, values: npt.ArrayLike) -> Int8Array:
-        """Real inputs, as int8 at the model's input scale (rounded half to even, clamped)."""
+    def quantise(self, values: npt.ArrayLike, source: str = "the input") -> Int8Array:
+        """Real inputs as int8 at the model's input scale, rounded half to even and clamped; any shape.
+
+        Raises DataError naming `source` for NaN or infinite values.
+        """
         scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.input_scale)) + self.input_zero_point
         if not np.isfinite(scaled).all():
-            raise DataError("the input holds NaN or infinite values; clean them before quantising")
+            raise DataError(f"{source} holds NaN or infinite values; clean them before they are quantised")
         quantised: Int8Array = np.clip(scaled, -128, 127).astype(np.int8)
         return quantised
 
@@ -152,11 +160,12 @@ class Model:
     def embed(self, x: npt.ArrayLike, progress: Callable[[int, int], None] | None = None) -> Int8Array:
         """Runs the frozen part on int8 inputs.
 
-        `x` is (n, *input_shape) int8; the result is (n, embedding_size) int8, the same bytes that LiteRT's
-        reference kernels give for the tensor at the cut. DataError when the shape or the type differs.
+        `x` is (n, *input_shape) int8, dimensions of 1 may be left out or added; the result is
+        (n, embedding_size) int8, the same bytes that LiteRT's reference kernels give for the tensor at the cut.
+        DataError when the shape or the type differs.
         """
         inputs = np.asarray(x)
-        if inputs.dtype != np.int8 or inputs.shape[1:] != self.input_shape:
+        if inputs.dtype != np.int8 or inputs.ndim == 0 or not _same_shape(inputs.shape[1:], self.input_shape):
             raise DataError(
                 f"embed needs int8 inputs of shape (n, {', '.join(map(str, self.input_shape))}), "
                 f"not {inputs.dtype} {inputs.shape}. Model.quantise makes int8 of real values"
@@ -175,6 +184,10 @@ class Model:
             if progress is not None:
                 progress(done + 1, len(rows))
         return embeddings
+
+
+def _same_shape(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return [n for n in a if n != 1] == [n for n in b if n != 1]
 
 
 def compile_model(tflite: bytes | str | Path, cut: str | int | None = None) -> Model:
@@ -755,14 +768,18 @@ class _Writer:
         tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
         frozen = bytes(self.data)
         tail_records = b"".join(self.tail_record(layer) for layer in tail)
-        meta = struct.pack(
-            "<IIHHHHfifiI",
-            self.compiler.graph.hash, self.plan.size,
-            source, embedding, int(softmax), 0,
+        ends = self.vector(self.source), self.vector(self.embedding)
+        quantisation = struct.pack(
+            "<fifi",
             float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
             float(self.source.scales[0]), int(self.source.zero_points[0]),
-            zlib.crc32(tensors + ops + frozen) or 1,
         )  # fmt: skip
+        shapes = b"".join(struct.pack("<HHHH", *shape, 0) for _, *shape in self.views)
+        # Arena offsets stay out: a better plan computes the same embedding.
+        embedding_hash = zlib.crc32(ops + frozen_data + shapes + struct.pack("<HH", *ends) + quantisation) or 1
+        meta = struct.pack("<IIHHHH", self.compiler.graph.hash, self.plan.size, *ends, int(softmax), 0)
+        meta += quantisation + struct.pack("<I", embedding_hash)
+        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
         limits = _native.lib.TD_MAX_OPS, _native.lib.TD_MAX_TENSORS
         if len(self.records) > limits[0] or len(self.views) > limits[1]:
             raise UnsupportedModelError(
