@@ -209,7 +209,6 @@ static int open_meta(td_model *model, const td_section *meta)
     if (!(model->embedding_scale > 0.0f) || model->embedding_zero_point < -128 || model->embedding_zero_point > 127) {
         return TD_E_FORMAT;
     }
-    model->embedding_hash = td_get32(bytes + 32);
     model->input_offset = td_get32(tensor_record(model, input));
     model->input_size = tensor_bytes(tensor_record(model, input));
     model->embedding_offset = td_get32(tensor_record(model, embedding));

@@ -306,7 +306,6 @@ typedef struct td_model {
     bool ends_in_softmax;       /* the last layer feeds a softmax; false: its output is the result */
     td_dense tail[TD_MAX_TAIL];
     uint32_t hash;              /* CRC-32 of the .tflite it came from: binds weights to their model */
-    uint32_t embedding_hash;    /* of the frozen part: the same for every tuned copy of a model; never 0 */
     uint32_t embedding_hash;    /* CRC-32 of the frozen part: binds packs to it; a tuned model keeps it, never 0 */
 } td_model;
 

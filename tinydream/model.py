@@ -129,11 +129,6 @@ class Model:
         """Multiply-adds of the frozen part for one input."""
         return sum(row.macs for row in self.rows if not row.trained)
 
-    @property
-    def embedding_hash(self) -> int:
-        """Names the frozen part: embeddings of models with equal hashes are interchangeable. Never 0."""
-        return int(self.native.embedding_hash)
-
     def describe(self) -> tuple[OperatorRow, ...]:
         """One row for each operator, in the order in which they run."""
         return self.rows
@@ -764,11 +759,9 @@ class _Writer:
 
     def tdm(self, tail: Sequence[TailLayer], softmax: bool) -> bytes:
         ops = b"".join(self.op(record) for record in self.records)
-        source, embedding = self.vector(self.source), self.vector(self.embedding)  # may add a view
-        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
-        frozen = bytes(self.data)
+        frozen_data = bytes(self.data)
         tail_records = b"".join(self.tail_record(layer) for layer in tail)
-        ends = self.vector(self.source), self.vector(self.embedding)
+        ends = self.vector(self.source), self.vector(self.embedding)  # may add a view
         quantisation = struct.pack(
             "<fifi",
             float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
