@@ -14,7 +14,7 @@ from tinydream._native import ffi, lib, status_name
 
 MODEL, TRAIN, REPLAY, SLOT_A, SLOT_B = range(5)
 POWER_CUT = -128
-KINDS = [(1024, 4, 0xFF), (1024, 4, 0x00), (4096, 1, 0xFF), (4096, 16, 0x00), (64, 8, 0xFF)]
+KINDS = [(1024, 4, 0xFF), (1024, 4, 0x00), (4096, 1, 0xFF), (4096, 16, 0x00), (64, 16, 0xFF)]
 ERASE = "int(void *, uint32_t)"
 PROGRAM = "int(void *, uint32_t, const uint8_t *, uint32_t)"
 
@@ -252,6 +252,21 @@ def test_another_object_does_not_resume(change: str) -> None:
     sequence = 1 if change == "sequence" else 0
     assert store.push(MODEL, other, sequence) == (0, 0)
     assert store.get(MODEL) == (other, sequence)
+
+
+@pytest.mark.parametrize("at", [32, 36, 40, 44, 200])
+def test_a_head_that_an_erase_left_in_doubt_is_not_resumed(at: int) -> None:
+    """An interrupted erase may clear a mark and leave those behind it: such a head must not be written on."""
+    flash = Flash(1024, 4, 0xFF, 20)
+    store = flash.reboot(capacity_for(1024))
+    data = blob(1, 2500)
+    assert store.push(MODEL, data) == (0, 0)  # marks at 32, 36 and 40, the commit mark at 44
+    marked = at < 48
+    flash.bytes[at : at + 4] = b"\xff" * 4 if marked else bytes(4)
+    if at == 44:
+        flash.bytes[40:41] = b"\x01"
+    assert store.push(MODEL, data, 0) == (0, len(data) if at == 200 else 0)
+    assert store.get(MODEL) == (data, 0)
 
 
 def test_order_and_limits_of_writes() -> None:
