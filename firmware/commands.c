@@ -72,22 +72,6 @@ static int check_weights(const td_commands *c, const td_section *record)
     return TD_OK;
 }
 
-/* The slot with the newest whole record that fits the model, or -1. */
-static int newest_slot(const td_commands *c, td_section *record, uint32_t *sequence)
-{
-    int newest = -1;
-    for (int slot = TD_OBJECT_SLOT_A; slot <= TD_OBJECT_SLOT_B; slot++) {
-        td_section found;
-        uint32_t of_slot;
-        if (td_store_get(&c->store, slot, &found, &of_slot) != TD_OK || check_weights(c, &found) != TD_OK) continue;
-        if (newest >= 0 && of_slot <= *sequence) continue;
-        newest = slot;
-        *record = found;
-        *sequence = of_slot;
-    }
-    return newest;
-}
-
 static void load_weights(td_commands *c)
 {
     td_section record;
@@ -95,13 +79,14 @@ static void load_weights(td_commands *c)
     c->logit_min = 0.0f;
     c->logit_max = 0.0f;
     c->training.sequence = 0;
-    if (newest_slot(c, &record, &sequence) < 0) return;
+    if (td_store_newest_slot(&c->store, &record, &sequence) < 0) return;
+    c->training.sequence = sequence; /* also of a record for another model: the next one must be newer */
+    if (check_weights(c, &record) != TD_OK) return;
     c->logit_min = td_get_f32(record.data + 16);
     c->logit_max = td_get_f32(record.data + 20);
     for (uint32_t i = 0; i < c->trainer.n_parameters; i++) {
         c->trainer.parameters[i] = td_get_f32(record.data + WEIGHTS_HEADER + 4u * i);
     }
-    c->training.sequence = sequence;
 }
 
 static uint32_t weights_crc(const td_commands *c)
@@ -119,10 +104,9 @@ static uint32_t weights_crc(const td_commands *c)
 /* Into the slot that does not hold the newest weights: a power cut leaves those. */
 static int save_weights(td_commands *c)
 {
-    td_section record;
-    uint32_t sequence = 0, resume_at, total = weights_size(c), size;
+    uint32_t sequence = c->training.sequence, resume_at, total = weights_size(c), size;
     uint8_t bytes[WEIGHTS_STEP * 4];
-    int slot = newest_slot(c, &record, &sequence) == TD_OBJECT_SLOT_A ? TD_OBJECT_SLOT_B : TD_OBJECT_SLOT_A;
+    int slot = td_store_spare_slot(&c->store);
     c->failed_object = (uint8_t)slot;
     int status = td_store_erase(&c->store, slot);
     if (status == TD_OK) status = td_store_begin(&c->store, slot, total, weights_crc(c), sequence + 1, &resume_at);
@@ -424,7 +408,8 @@ static int read(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     }
     int status = find_source(c, source, &found);
     if (status != TD_OK) return status;
-    if (offset > found.size || size > found.size - offset || size > TD_CHUNK) return TD_E_RANGE;
+    if (offset > found.size || size > TD_CHUNK) return TD_E_RANGE;
+    if (size > found.size - offset) size = found.size - offset;
     if (!found.data) {
         if ((offset | size) % 4u != 0) return TD_E_ARGUMENT;
         weights_bytes(c, offset, size, bytes);
@@ -432,6 +417,7 @@ static int read(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
         offset = 0;
     }
     zcbor_bstr_encode_ptr(out, (const char *)found.data + offset, size);
+    zcbor_uint32_put(out, found.size);
     return TD_OK;
 }
 
@@ -484,7 +470,7 @@ static int check_pack(const td_commands *c, const td_pack *pack)
     if (pack->n_features != model->embedding_size || pack->n_classes > model->tail[model->n_tail - 1].n_out) {
         return TD_E_RANGE;
     }
-    return pack->model_hash == 0 || pack->model_hash == model->hash ? TD_OK : TD_E_STATE;
+    return pack->model_hash == 0 || pack->model_hash == model->embedding_hash ? TD_OK : TD_E_STATE;
 }
 
 static int open_packs(td_commands *c, const td_sampler_config *config)
@@ -503,8 +489,8 @@ static int train_begin(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     td_train_config config = {0};
     td_sampler_config sampler = {0};
     bool fresh;
-    if (!zcbor_float32_decode(in, &config.learning_rate) || !zcbor_float32_decode(in, &config.l2) ||
-        !zcbor_float32_decode(in, &sampler.replay) || !zcbor_uint32_decode(in, &sampler.seed) ||
+    if (!zcbor_float16_32_decode(in, &config.learning_rate) || !zcbor_float16_32_decode(in, &config.l2) ||
+        !zcbor_float16_32_decode(in, &sampler.replay) || !zcbor_uint32_decode(in, &sampler.seed) ||
         !zcbor_uint32_decode(in, &sampler.mode) || !zcbor_bool_decode(in, &fresh) || no_arguments(in) != TD_OK) {
         return TD_E_FORMAT;
     }
@@ -528,7 +514,7 @@ static int train_epoch(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     uint32_t epoch;
     float rate;
     (void)out;
-    if (!zcbor_uint32_decode(in, &epoch) || !zcbor_float32_decode(in, &rate) || no_arguments(in) != TD_OK) {
+    if (!zcbor_uint32_decode(in, &epoch) || !zcbor_float16_32_decode(in, &rate) || no_arguments(in) != TD_OK) {
         return TD_E_FORMAT;
     }
     if (c->training.state != TD_TRAIN_READY && c->training.state != TD_TRAIN_SAVED) return TD_E_STATE;
