@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
 import threading
 import zlib
@@ -458,6 +460,36 @@ def test_over_a_socket_that_closes() -> None:
     assert not thread.is_alive()
     listener.close()
     assert board.applied == [b"hi", *requests]
+
+
+def test_over_a_serial_port() -> None:
+    """pyserial's own driver, on a pseudo terminal; then the board goes away."""
+    board = Board()
+    master, slave = os.openpty()
+
+    def serve() -> None:
+        while select.select([master], [], [], 10)[0] and (data := os.read(master, 64)):
+            if b"\0stop\0" in data:
+                break
+            os.write(master, board.feed(data))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    link = connect(os.ttyname(slave), patience=2.0)
+    requests = [b"hi", b"\r\n\x03\x11\x13", bytes(range(256))]  # nothing that a terminal would take for itself
+    assert link.hello(requests[0]) == answer(1, requests[0])
+    for n, request in enumerate(requests[1:], 2):
+        assert link.request(request) == answer(n, request)
+    assert link.n_repeats == link.n_damaged == 0
+    assert link._transport is not None
+    link._transport.write(b"\0stop\0")
+    thread.join(10)
+    assert not thread.is_alive()
+    os.close(slave)
+    os.close(master)
+    with pytest.raises(LinkError, match="does not answer"):
+        link.request(b"gone", timeout=0.5)
+    link.close()
 
 
 def test_a_closed_port_is_a_clear_error() -> None:
