@@ -98,3 +98,59 @@ def run_reference(tflite: bytes, inputs: np.ndarray, tensor: int) -> np.ndarray:
         interpreter.invoke()
         rows.append(interpreter.get_tensor(tensor).ravel())
     return np.array(rows)
+
+
+def random_network(seed: int) -> Callable[[Any], Any]:
+    """A network drawn from the seed: every supported operator, stride, padding, dilation and activation turns up."""
+    random = np.random.default_rng(seed)
+
+    def pick(*choices: Any) -> Any:
+        return choices[random.integers(len(choices))]
+
+    def build(keras: Any) -> Any:
+        layers = keras.layers
+
+        def convolution(x: Any) -> Any:
+            dilation = pick((1, 1), (1, 1), (2, 1), (2, 3))
+            strides = pick(1, 2, (2, 1), (1, 3)) if dilation == (1, 1) else 1
+            kernel, padding = (int(random.integers(1, 5)), int(random.integers(1, 5))), pick("same", "valid")
+            reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+            if padding == "valid" and (reach[0] > x.shape[1] or reach[1] > x.shape[2]):
+                padding = "same"
+            options = {"strides": strides, "padding": padding, "dilation_rate": dilation}
+            if pick(True, False):
+                return layers.Conv2D(int(random.integers(1, 20)), kernel, **options)(x)
+            if isinstance(strides, tuple):  # TensorFlow takes one stride for both directions here
+                options["strides"] = strides[0]
+            return layers.DepthwiseConv2D(kernel, depth_multiplier=pick(1, 1, 2, 3), **options)(x)
+
+        def pool(x: Any) -> Any:
+            kind = pick(layers.AveragePooling2D, layers.MaxPooling2D)
+            return kind((min(3, x.shape[1]), min(2, x.shape[2])), strides=pick(1, 2), padding=pick("same", "valid"))(x)
+
+        def activation(x: Any) -> Any:
+            kind = pick("none", "relu", "relu6")
+            return x if kind == "none" else layers.ReLU(max_value=6 if kind == "relu6" else None)(x)
+
+        x = inputs = keras.Input(
+            (int(random.integers(4, 20)), int(random.integers(1, 14)), int(random.integers(1, 9))), batch_size=1
+        )
+        for _ in range(int(random.integers(2, 5))):
+            x = activation(convolution(x))
+            if pick(True, False, False):
+                x = pool(x)
+            # (At one position the converter turns this into the sum with a constant.)
+            if x.shape[1] * x.shape[2] > 1 and pick(True, False, False):
+                side = layers.Conv2D(x.shape[3], 3, padding="same")(x)
+                x = activation(layers.Add()([x, side]))
+        end = pick("mean", "pool", "flatten")
+        if end == "mean":
+            x = layers.GlobalAveragePooling2D(keepdims=pick(True, False))(x)
+        elif end == "pool":
+            x = layers.AveragePooling2D((x.shape[1], x.shape[2]))(x)
+        x = layers.Flatten()(x)
+        if pick(True, False):
+            x = layers.Dense(int(random.integers(1, 30)), activation="relu")(x)
+        return keras.Model(inputs, layers.Dense(3, activation=pick("softmax", None))(x))
+
+    return build

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
-from models import demo_model, dense_model, real_model, run_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import convert, demo_model, dense_model, random_network, real_model, run_reference
 
-from tinydream.model import Model, compile_model
+from tinydream import _native
+from tinydream.arena import Block, plan_arena
+from tinydream.errors import DataError
+from tinydream.files import write_sections
+from tinydream.model import Model, compile_model, quantize_multiplier
 
 
 def random_inputs(model: Model, n: int, seed: int) -> np.ndarray:
@@ -40,3 +48,137 @@ def test_dense_network(per_channel: bool, cut: int) -> None:
 def test_mlperf_tiny(name: str) -> None:
     model = assert_exact(real_model(f"{name}.tflite"), n=3)
     assert model.softmax == (name != "ad01_int8")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_networks(seed: int) -> None:
+    assert_exact(convert(random_network(seed), seed, per_channel_dense=seed % 2 == 0), n=4, seed=seed)
+
+
+def test_describe_adds_up() -> None:
+    model = compile_model(demo_model())
+    rows = model.describe()
+    assert [row.trained for row in rows] == [False] * 6 + [True] * 2
+    assert rows[0].macs == 50 * 16 * 5 * 6
+    assert (rows[1].name, rows[1].output, rows[1].macs) == ("DEPTHWISE_CONV_2D", (1, 50, 1, 16), 50 * 16 * 3)
+    overhead = len(model.tdm) - sum(row.flash for row in rows)
+    assert 0 < overhead < 400  # header, tensors and alignment
+    assert len(model.tdm) < len(demo_model())
+
+
+def test_embed_checks_its_input_and_reports_progress() -> None:
+    model = compile_model(demo_model())
+    seen: list[tuple[int, int]] = []
+    inputs = random_inputs(model, 3, 0)
+    whole = model.embed(inputs, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    np.testing.assert_array_equal(model.embed(inputs.reshape(3, 100, 6)), whole)
+    assert model.embed(inputs[:0]).shape == (0, 32)
+    for bad in (inputs.astype(np.int16), inputs[0], inputs.reshape(3, 6, 1, 100), np.int8(0)):
+        with pytest.raises(DataError, match="int8 inputs of shape"):
+            model.embed(bad)
+
+
+def test_quantise_rounds_and_refuses_nan() -> None:
+    model = compile_model(demo_model())
+    grid = np.arange(-128, 128)
+    real = (grid - model.input_zero_point) * np.float32(model.input_scale)
+    np.testing.assert_array_equal(model.quantise(real), grid)
+    assert model.quantise([1e9, -1e9]).tolist() == [127, -128]
+    with pytest.raises(DataError, match=r"w.csv holds NaN"):
+        model.quantise([np.nan], source="w.csv")
+
+
+@given(st.floats(1e-12, 1e6))
+def test_multipliers_are_close_and_normal(real: float) -> None:
+    multiplier, shift = quantize_multiplier(real)
+    if multiplier:
+        assert 1 << 30 <= multiplier < 1 << 31
+        assert abs(multiplier * 2.0 ** (shift - 31) / real - 1) < 2**-30
+    else:
+        assert real < 2**-31
+
+
+# ------------------------------------------------------------------------- arena
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12))
+def test_blocks_alive_together_never_overlap(raw: list[tuple[int, int, int]]) -> None:
+    blocks = [Block(size, min(a, b), max(a, b)) for size, a, b in raw]
+    plan = plan_arena(blocks)
+    assert plan.lower_bound <= plan.size and plan.size % 16 == 0
+    for i, (a, at) in enumerate(zip(blocks, plan.offsets, strict=True)):
+        assert at >= 0 and at + a.size <= plan.size and at % 4 == 0
+        for b, bt in list(zip(blocks, plan.offsets, strict=True))[:i]:
+            if a.first <= b.last and b.first <= a.last:
+                assert at + a.size <= bt or bt + b.size <= at
+
+
+@pytest.mark.parametrize(("name", "arena"), [("kws_ref_model", 16000), ("ad01_int8", 768), ("vww_96_int8", 55296)])
+def test_arena_of_the_mlperf_models(name: str, arena: int) -> None:
+    model = compile_model(real_model(f"{name}.tflite"))
+    assert model.arena.lower_bound == model.arena_size == arena
+
+
+# ------------------------------------------------------------- bytes of a .tdm
+
+
+def sections_of(tdm: bytes) -> dict[int, bytes]:
+    n = struct.unpack_from("<H", tdm, 6)[0]
+    table = [struct.unpack_from("<IIII", tdm, 16 + 16 * i) for i in range(n)]
+    return {kind: tdm[at : at + size] for kind, at, size, _ in table}
+
+
+def try_tdm(tdm: bytes) -> int:
+    """Opens and runs any bytes; the arena is exactly as large as the file asks for, with guards around it."""
+    lib, ffi = _native.lib, _native.ffi
+    model = ffi.new("td_model *")
+    status = int(lib.td_model_open(model, _native.view(tdm), len(tdm)))
+    if status < 0 or model.arena_size > 1 << 16:
+        return status
+    guarded = np.full(model.arena_size + 128, 0x55, np.uint8)
+    arena = ffi.cast("uint8_t *", ffi.from_buffer("uint8_t[]", guarded)) + 64
+    assert lib.td_model_run(model, arena, model.arena_size) == lib.TD_OK
+    assert (guarded[:64] == 0x55).all() and (guarded[-64:] == 0x55).all()
+    return status
+
+
+def test_every_truncated_or_flipped_tdm_is_an_error() -> None:
+    tdm = compile_model(demo_model()).tdm
+    assert try_tdm(tdm) == _native.lib.TD_OK
+    for size in range(0, len(tdm), 7):
+        assert try_tdm(tdm[:size]) < 0
+    for position in range(0, len(tdm), 3):
+        broken = bytearray(tdm)
+        broken[position] ^= 1 << position % 8
+        assert try_tdm(bytes(broken)) < 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_mutated_sections_with_good_checksums_stay_inside(data: st.DataObject) -> None:
+    source = data.draw(st.sampled_from([demo_model, dense_model]))
+    sections = {kind: bytearray(content) for kind, content in sections_of(compile_model(source()).tdm).items()}
+    for _ in range(data.draw(st.integers(1, 4))):
+        content = sections[data.draw(st.sampled_from([1, 2, 3, 4]))]
+        if content:
+            position = data.draw(st.integers(0, len(content) - 1))
+            content[position] = data.draw(st.sampled_from([0, 1, 2, 7, 0x7F, 0x80, 0xFF]))
+    try_tdm(write_sections(_native.lib.TD_MAGIC_MODEL, {kind: bytes(c) for kind, c in sections.items()}))
+
+
+def test_missing_sections_and_records_are_refused() -> None:
+    sections = sections_of(compile_model(demo_model()).tdm)
+    magic = _native.lib.TD_MAGIC_MODEL
+    assert try_tdm(write_sections(magic, sections)) == _native.lib.TD_OK
+    for kind, content in sections.items():
+        without = {k: c for k, c in sections.items() if k != kind}
+        assert try_tdm(write_sections(magic, without)) < 0
+        assert try_tdm(write_sections(magic, {**sections, kind: content[:-1]})) < 0
+
+
+def test_an_arena_that_is_too_small_is_refused() -> None:
+    model = compile_model(demo_model())
+    arena = np.zeros(model.arena_size // 8, np.int64)
+    memory = _native.ffi.from_buffer("uint8_t[]", arena)
+    assert _native.lib.td_model_run(model.native, memory, model.arena_size - 1) == _native.lib.TD_E_MEMORY

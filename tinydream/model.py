@@ -80,10 +80,10 @@ class Model:
     Shapes leave out the batch. Real values are scale * (int8 - zero point).
     """
 
-    tdm: bytes
-    graph: Graph
+    tdm: bytes = field(repr=False)
+    graph: Graph = field(repr=False)
     arena: Plan
-    rows: tuple[OperatorRow, ...]
+    rows: tuple[OperatorRow, ...] = field(repr=False)
     tail: tuple[TailLayer, ...]
     softmax: bool  # the tail's last layer feeds a softmax
     cut: int  # tensor index
@@ -662,6 +662,31 @@ def _add(compiler: _Compiler, operator: Operator) -> _Record:
     )
 
 
+def _mean(compiler: _Compiler, operator: Operator) -> _Record:
+    """Over height and width; the reference folds the division into the multiplier, cut off, not rounded."""
+    source, output, axes = compiler.tensor(operator, 0), compiler.output(operator), compiler.tensor(operator, 1)
+    h, w, depth = compiler.view(operator, source)
+    compiler.activation(output)
+    if axes.data is None or axes.dtype != "INT32" or len(axes.data) % 4 != 0:
+        raise compiler.refuse(operator, "its axes must be constant int32 values")
+    reduced = {int(axis) % len(source.shape) for axis in np.frombuffer(axes.data, "<i4")}
+    if len(source.shape) != 4 or reduced != {1, 2} or output.size != depth:
+        raise compiler.refuse(operator, f"only the mean over height and width is supported, not over {reduced}")
+    n = h * w
+    multiplier, shift = quantize_multiplier(float(source.scales[0]) / float(output.scales[0]))
+    lift = min(n.bit_length() - 1, 32, 31 + shift)
+    if lift < 0 or shift > 30:
+        raise compiler.refuse(operator, "the scales of its tensors differ too much")
+    return _Record(
+        kind=_MEAN,
+        inputs=(source.index,),
+        output=output.index,
+        views=((h, w, depth), (1, 1, depth)),
+        biases=np.array([-int(source.zero_points[0]) * n], np.int64),
+        multipliers=[((multiplier << lift) // n, shift - lift)],
+    )
+
+
 _RECORDERS: dict[str, Callable[[_Compiler, Operator], _Record]] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
@@ -669,6 +694,7 @@ _RECORDERS: dict[str, Callable[[_Compiler, Operator], _Record]] = {
     "AVERAGE_POOL_2D": _pool(_AVERAGE_POOL),
     "MAX_POOL_2D": _pool(_MAX_POOL),
     "ADD": _add,
+    "MEAN": _mean,
 }
 
 

@@ -1,0 +1,140 @@
+"""Importing a .tflite: what it holds, and that no bytes get past as anything but a clear error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import PROJECT, demo_model, real_model
+
+from tinydream.errors import FormatError, TinyDreamError, UnsupportedModelError, UsageError
+from tinydream.graph import read_graph
+from tinydream.model import compile_model
+
+
+def test_what_a_graph_holds() -> None:
+    tflite = demo_model()
+    graph = read_graph(tflite)
+    assert [operator.name for operator in graph.operators] == [
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D"),
+        *("AVERAGE_POOL_2D", "FULLY_CONNECTED", "SOFTMAX"),
+    ]
+    assert (graph.hash, graph.size) == (zlib.crc32(tflite), len(tflite))
+    source = graph.tensors[graph.inputs[0]]
+    assert (source.shape, source.dtype, source.data, len(source.scales)) == ((1, 100, 1, 6), "INT8", None, 1)
+    weights = graph.tensors[graph.operators[0].inputs[1]]
+    assert (weights.shape, len(weights.scales), weights.axis) == ((16, 5, 1, 6), 16, 0)
+    assert weights.data_at is not None and weights.scales_at is not None
+    assert tflite[weights.data_at :][: weights.size] == weights.data
+    assert np.frombuffer(tflite, "<f4", 16, weights.scales_at).tolist() == weights.scales.tolist()
+    assert graph.operators[0].options["StrideH"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"TFL3", b"\0" * 64, b"PK\3\4" + b"x" * 100, b"<html>" * 20])
+def test_other_files_are_named_as_such(content: bytes) -> None:
+    with pytest.raises(FormatError, match="not a"):
+        compile_model(content)
+
+
+def test_a_missing_file_is_a_format_error(tmp_path) -> None:
+    with pytest.raises(FormatError, match="cannot read"):
+        compile_model(tmp_path / "absent.tflite")
+
+
+def test_every_truncation_is_an_error() -> None:
+    tflite = demo_model()
+    for size in [*range(0, 400), *range(400, len(tflite), 61)]:
+        try:
+            compile_model(tflite[:size])
+        except TinyDreamError:
+            continue
+        # Only trailing padding may be missing.
+        assert size > len(tflite) - 16
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_flipped_bytes_give_an_error_or_a_model(data: st.DataObject) -> None:
+    tflite = bytearray(demo_model())
+    for _ in range(data.draw(st.integers(1, 3))):
+        tflite[data.draw(st.integers(0, len(tflite) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        model = compile_model(bytes(tflite))
+    except TinyDreamError:
+        return
+    assert model.embed(np.zeros((1, *model.input_shape), np.int8)).shape == (1, model.embedding_size)
+
+
+@pytest.mark.parametrize("value", [0x00, 0x01, 0x7F, 0x80, 0xFF])
+def test_every_byte_of_the_structure(value: int) -> None:
+    """The head and the tail of the file hold its tables; the weights are in between."""
+    tflite = demo_model()
+    positions = [*range(0, 300, 3), *range(len(tflite) - 3500, len(tflite), 11)]
+    for position in positions:
+        broken = bytearray(tflite)
+        broken[position] = value
+        try:
+            compile_model(bytes(broken))
+        except TinyDreamError as error:
+            assert str(error)
+
+
+def test_float_models_are_refused_with_advice() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"FLOAT32.*inference_input_type"):
+        compile_model(real_model("kws_ref_model_float32.tflite"))
+
+
+def rename_operator(tflite: bytes, number: int, replacement: int) -> bytes:
+    """The same file with operator code `number` turned into another one, in both of its fields."""
+    import tflite as schema
+
+    content = bytearray(tflite)
+    model = schema.Model.GetRootAs(tflite, 0)
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == number:
+            for slot in (4, 10):
+                offset = code._tab.Offset(slot)
+                if offset:
+                    content[code._tab.Pos + offset] = replacement
+    return bytes(content)
+
+
+def test_an_unsupported_operator_is_named_with_its_index_and_shapes() -> None:
+    average_pool, softmax, l2_pool, tanh = 1, 25, 12, 28
+    with pytest.raises(UnsupportedModelError, match=r"operator 5 \(L2_POOL_2D, 1x50x1x32 -> 1x1x1x32\).*Supported"):
+        compile_model(rename_operator(demo_model(), average_pool, l2_pool))
+    with pytest.raises(UnsupportedModelError, match=r"ends in operator 7 \(TANH.*FULLY_CONNECTED"):
+        compile_model(rename_operator(demo_model(), softmax, tanh))
+
+
+def test_cuts() -> None:
+    tflite = demo_model()
+    model = compile_model(tflite)
+    name = model.graph.tensors[model.cut].name
+    for cut in (1, "1", name, f"#{model.cut}"):
+        assert compile_model(tflite, cut).tdm == model.tdm
+    for cut in (0, 2, "-1", "nothing", "#999", "#x"):
+        with pytest.raises(UsageError, match="cut"):
+            compile_model(tflite, cut)
+    first = model.graph.operators[0].outputs[0]
+    with pytest.raises(UsageError, match="can be cut at"):
+        compile_model(tflite, f"#{first}")
+
+
+def test_a_cut_above_a_reshape_is_the_same_cut() -> None:
+    tflite = demo_model(batch=None)  # its flatten is a RESHAPE to a computed shape
+    model = compile_model(tflite)
+    pooled = next(o for o in model.graph.operators if o.name == "AVERAGE_POOL_2D").outputs[0]
+    assert pooled != model.cut
+    assert compile_model(tflite, f"#{pooled}").tdm == model.tdm
+
+
+def test_import_stays_light() -> None:
+    code = "import sys, tinydream, tinydream.model; assert not {'tflite', 'tensorflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
