@@ -1,3 +1,67 @@
-"""TinyDream: pack a training set, keep it on a microcontroller, and fine-tune there."""
+"""TinyDream: pack a training set, keep it on a microcontroller, and fine-tune there.
+
+The journey of a sample, module by module: `table` reads rows, `reduction` and `packs` compress them, `model`
+compiles a .tflite and computes embeddings, `planner` says what fits a board, `build`, `flashing` and `emulator`
+bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned .tflite; `journey` joins the last three.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Name -> module: imported on first use, so that `import tinydream` stays fast.
+_EXPORTS = {
+    "read": "table", "Table": "table", "table_from_arrays": "table",
+    "reduce": "reduction", "WeightedSamples": "reduction",
+    "pack": "packs", "open_pack": "packs", "Pack": "packs",
+    "compile_model": "model", "Model": "model",
+    "board": "boards", "Board": "boards",
+    "plan": "planner", "Plan": "planner",
+    "emulate": "journey", "evaluate": "journey", "push": "journey", "pull": "journey",
+    "connect": "device", "Device": "device",
+    "Trainer": "train", "TrainConfig": "train", "Epoch": "train",
+    "write_back": "writeback",
+    "TinyDreamError": "errors",
+}  # fmt: skip
+
+if TYPE_CHECKING:
+    from .boards import Board as Board
+    from .boards import board as board
+    from .device import Device as Device
+    from .device import connect as connect
+    from .errors import TinyDreamError as TinyDreamError
+    from .journey import emulate as emulate
+    from .journey import evaluate as evaluate
+    from .journey import pull as pull
+    from .journey import push as push
+    from .model import Model as Model
+    from .model import compile_model as compile_model
+    from .packs import Pack as Pack
+    from .packs import open_pack as open_pack
+    from .packs import pack as pack
+    from .planner import Plan as Plan
+    from .planner import plan as plan
+    from .reduction import WeightedSamples as WeightedSamples
+    from .reduction import reduce as reduce
+    from .table import Table as Table
+    from .table import read as read
+    from .table import table_from_arrays as table_from_arrays
+    from .train import Epoch as Epoch
+    from .train import TrainConfig as TrainConfig
+    from .train import Trainer as Trainer
+    from .writeback import write_back as write_back
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'tinydream' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ._native import check, ffi, lib
 from .errors import CoreError, DataError, UsageError
-from .pack import Pack
+from .packs import Pack
 
 if TYPE_CHECKING:
     from .model import Model

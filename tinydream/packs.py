@@ -15,13 +15,13 @@ import numpy.typing as npt
 from ._native import check, ffi, lib, status_name, view
 from .errors import DataError, FormatError
 from .files import atomic_write, write_sections
-from .reduce import WeightedSamples, condense, reduce, unsigned_rows
+from .reduction import WeightedSamples, condense, reduce, unsigned_rows
 from .table import Table
 
 if TYPE_CHECKING:
     from .model import Model
 
-__all__ = ["Pack", "open_pack", "pack", "published_size"]
+__all__ = ["Pack", "model_inputs", "open_pack", "pack", "published_size"]
 
 Progress = Callable[[int, int], None]
 
@@ -215,10 +215,26 @@ def published_size(table: Table, *, patience: int = 0) -> int:
     return (int(result.size_bits) + 7) // 8 + rows.shape[1] * width // 8 + len(rows)
 
 
+def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:
+    """The table's rows as inputs of `model`, (n, *input_shape) int8.
+
+    int8 values are taken as quantised already; all others are real numbers and quantised with the scale of the
+    model's input. Raises DataError when a row does not have as many values as an input.
+    """
+    flat = table.flat()
+    if flat.shape[1] != model.input_size:
+        raise DataError(
+            f"{table.source}: {flat.shape[1]} values a row, but an input of the model has {model.input_size}, "
+            f"as {model.input_shape}"
+        )
+    shaped = flat.reshape(len(flat), *model.input_shape)
+    return shaped if shaped.dtype == np.int8 else model.quantise(shaped, table.source)
+
+
 def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
     if table.n_classes > model.n_classes:
         raise DataError(f"{table.source}: {table.n_classes} classes, but the model tells {model.n_classes} apart")
-    embedding = model.embed(model.quantise(table.values, source=table.source), progress=progress)
+    embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source)
 
 

@@ -1,0 +1,71 @@
+"""What a person does with a board, in the words of the command line: emulate, push, evaluate, pull."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from .boards import board as load_board
+from .build import build
+from .device import Device, Pushed, connect
+from .emulator import Emulator
+from .errors import BoardError
+from .model import Model
+from .packs import Pack, model_inputs
+from .table import Table
+from .writeback import write_back
+
+__all__ = ["emulate", "evaluate", "pull", "push"]
+
+Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def emulate(board_id: str = "microbit") -> Iterator[Device]:
+    """A freshly started emulated board with this TinyDream's firmware; ended when the block is left.
+
+    Raises UsageError when the cross compiler or the emulator is missing, naming the package to install.
+    """
+    chosen = load_board(board_id)
+    with Emulator(chosen, build(chosen)) as emulator, connect(emulator.url, board=board_id) as device:
+        yield device
+
+
+def push(
+    device: Device, model: Model, train: Pack | None = None, replay: Pack | None = None,
+    *, progress: Progress | None = None,
+) -> list[Pushed]:  # fmt: skip
+    """Pushes a model and its packs; what the board has already is not sent again. `progress` counts all bytes."""
+    parts = [("model", model.tdm)]
+    parts += [(kind, pack.data) for kind, pack in (("train", train), ("replay", replay)) if pack is not None]
+    total, before, pushed = sum(len(data) for _, data in parts), 0, []
+    for kind, data in parts:
+
+        def shifted(done: int, _total: int, base: int = before) -> None:
+            if progress is not None:
+                progress(base + done, total)
+
+        pushed.append(device.push(kind, data, shifted))
+        before += len(data)
+    return pushed
+
+
+def evaluate(device: Device, model: Model, table: Table, *, progress: Progress | None = None) -> float:
+    """Share of the table's rows that the board, with the weights it has now, puts into their class."""
+    predicted: npt.NDArray[np.int64] = device.classify(model_inputs(table, model), progress)
+    return float((predicted == table.labels).mean())
+
+
+def pull(device: Device, model: Model, tflite: bytes) -> bytes:
+    """The .tflite with the tail that the board has trained. Raises BoardError when it trained another model."""
+    weights = device.weights()
+    if weights.model_hash != model.hash:
+        raise BoardError(
+            "the weights on the board belong to another model; name the .tflite that was pushed, or push this one first"
+        )
+    if weights.sequence == 0:
+        raise BoardError("the board has not saved any trained weights for this model; run `tinydream train` first")
+    return write_back(tflite, model, weights.parameters, weights.logit_range)

@@ -1,0 +1,144 @@
+"""The memory planner: what a model and its data need of a board, before anything is flashed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._native import lib
+from .boards import Board
+from .errors import BudgetError
+from .packs import Pack
+from .train import check_pack
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["Plan", "Share", "plan"]
+
+ALIGNMENT = 16  # of each piece of the arena, as firmware/commands.c carves it
+WEIGHTS_HEADER = 32  # bytes before the parameters in a weight slot (docs/SPEC.md, "Commands")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Bytes for one purpose, and of how many it may take."""
+
+    purpose: str
+    size: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fits where. `ram` and `flash` go by purpose; reserves count in full, as the linker enforces them."""
+
+    board: Board
+    model: Model
+    ram: tuple[Share, ...]
+    flash: tuple[Share, ...]
+
+    @property
+    def ram_used(self) -> int:
+        """Bytes of RAM, reserves for statics and stack included."""
+        return sum(share.size for share in self.ram)
+
+    @property
+    def ram_budget(self) -> int:
+        """Bytes of RAM that the board has."""
+        return self.board.ram.size
+
+    @property
+    def flash_used(self) -> int:
+        """Bytes of flash, the firmware's reserve included."""
+        return sum(share.size for share in self.flash)
+
+    @property
+    def flash_budget(self) -> int:
+        """Bytes for firmware and store."""
+        return self.board.firmware.size + self.board.store.size
+
+    @property
+    def arena_used(self) -> int:
+        """Bytes of the arena: tensors, trainer, one row."""
+        return sum(share.size for share in self.ram[2:])
+
+
+def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
+    """Plans RAM and flash. Raises BudgetError naming what does not fit and by how many bytes.
+
+    Raises DataError when a pack was not made through this model.
+    """
+    for pack in (train, replay):
+        if pack is not None:
+            check_pack(model, pack)
+    ram = _ram(model, board)
+    flash = _flash(model, board, train, replay)
+    for share in flash:
+        if share.limit is not None and share.size > share.limit:
+            raise BudgetError(
+                f"{board.id}: the {share.purpose} takes {share.size} bytes of flash, but [store] gives it {share.limit}: "
+                f"{share.size - share.limit} missing. {_FLASH_ADVICE[share.purpose]}",
+                what=share.purpose, missing=share.size - share.limit, board=board.id,
+            )  # fmt: skip
+    used = sum(share.size for share in ram)
+    if used > board.ram.size:
+        raise _ram_error(model, board, ram, used - board.ram.size)
+    return Plan(board, model, ram, flash)
+
+
+_FLASH_ADVICE = {
+    "model": "Use a smaller model, or another board.",
+    "training set": "Pack fewer rows, or another board.",
+    "replay set": "Use a smaller --replay.",
+    "weight slots": "Train fewer layers, or another board.",
+}
+
+
+def _ram(model: Model, board: Board) -> tuple[Share, ...]:
+    row = _aligned(4 * model.embedding_size)
+    return (
+        Share("firmware and link", board.reserve.statics),
+        Share("stack", board.reserve.stack),
+        Share("tensor arena", _aligned(model.arena_size)),
+        Share("trainer", _aligned(int(lib.td_trainer_size(model.native)))),
+        Share("one row", 2 * row),  # as stored, and as real numbers
+    )
+
+
+def _flash(model: Model, board: Board, train: Pack | None, replay: Pack | None) -> tuple[Share, ...]:
+    store = board.store
+    slot = WEIGHTS_HEADER + 4 * model.n_parameters
+    return (
+        Share("firmware", board.firmware.size),
+        Share("model", len(model.tdm), store.model),
+        Share("training set", len(train.data) if train else 0, store.train),
+        Share("replay set", len(replay.data) if replay else 0, store.replay),
+        Share("weight slots", 2 * slot, 2 * store.slot),
+    )
+
+
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _ram_error(model: Model, board: Board, ram: tuple[Share, ...], missing: int) -> BudgetError:
+    largest = max(ram[2:], key=lambda share: share.size)
+    where = f"most of it is the {largest.purpose}, {largest.size} bytes"
+    if largest.purpose == "tensor arena":
+        row = max((row for row in model.rows if not row.trained), key=lambda row: sum(map(_count, (*row.inputs, row.output))))
+        where += f", where operator {row.index} ({row.name}) holds {', '.join(map(str, row.inputs))} and {row.output}"
+    return BudgetError(
+        f"{board.id}: {missing} of {board.ram.size} bytes of RAM are missing; {where}. "
+        "Use a smaller model, a later cut, or a board with more RAM",
+        what=largest.purpose, missing=missing, board=board.id,
+    )  # fmt: skip
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
