@@ -63,6 +63,17 @@ class Plan:
         """Bytes of the arena: tensors, trainer, one row."""
         return sum(share.size for share in self.ram[2:])
 
+    def lines(self) -> list[str]:
+        """The plan as a table of text."""
+        lines = []
+        for title, shares, used, budget in (
+            ("RAM", self.ram, self.ram_used, self.ram_budget),
+            ("flash", self.flash, self.flash_used, self.flash_budget),
+        ):
+            lines += [f"{title:<6}{share.purpose:<18}{share.size:>8,}" for share in shares]
+            lines.append(f"{title:<6}{'total':<18}{used:>8,} of {budget:,} bytes")
+        return lines
+
 
 def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
     """Plans RAM and flash. Raises BudgetError naming what does not fit and by how many bytes.

@@ -1,0 +1,5 @@
+"""python -m tinydream."""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,417 @@
+"""The command line: a thin shell over the modules. Exit codes: 0 ok, 1 the job failed, 2 usage or environment."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from . import __version__
+from .errors import TinyDreamError, UsageError
+
+__all__ = ["entry", "main"]
+
+STATE = Path(".tinydream")  # the running emulator and the model pushed last, of the folder one works in
+DEFAULT_BOARD = "microbit"
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except TinyDreamError as error:
+        print(f"tinydream: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tinydream: stopped; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+# ------------------------------------------------------------------ how it looks
+
+
+class Console:
+    """Stages, notes and bars on a terminal; plain lines elsewhere. Follows demo.Reporter."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._bar: Any = None
+
+    def stage(self, text: str) -> None:
+        """A new stage begins."""
+        self.close()
+        self._print(f"> {text}")
+
+    def note(self, text: str) -> None:
+        """A line of result."""
+        if self._live:
+            from tqdm import tqdm
+
+            tqdm.write(f"    {text}", file=self._stream)
+        else:
+            self._print(f"    {text}")
+
+    def progress(self, done: int, total: int) -> None:
+        """Of the stage at hand: a bar with rate and time left."""
+        if not self._live:
+            return
+        if self._bar is None or self._bar.total != total or done < self._bar.n:
+            from tqdm import tqdm
+
+            self.close()
+            self._bar = tqdm(total=total, file=self._stream, leave=False, unit_scale=True, dynamic_ncols=True)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+def _answer(options: argparse.Namespace, facts: dict[str, Any], lines: Sequence[str]) -> None:
+    """The command's result: lines for people, JSON for machines."""
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(lines))
+
+
+def _console(options: argparse.Namespace) -> Console:
+    # Results go to stdout; with --json nothing else may.
+    return Console(sys.stderr if options.json else sys.stdout)
+
+
+# ------------------------------------------------------------------ commands
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from .model import compile_model
+    from .packs import pack
+    from .table import read
+
+    console = _console(options)
+    table = read(options.source, label=options.label, labels=options.labels)
+    model = compile_model(Path(options.through), options.cut) if options.through else None
+    packed = pack(
+        table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
+        seed=options.seed, progress=console.progress,
+    )  # fmt: skip
+    console.close()
+    packed.save(options.output)
+    size, raw = len(packed.data), packed.raw_float32_size
+    facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,
+             "bytes_raw_float32": raw, "sections": packed.sections()}  # fmt: skip
+    _answer(options, facts, [
+        f"{options.output}: {len(packed)} rows x {packed.n_features}, {packed.n_samples} condensed samples, "
+        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)"
+    ])  # fmt: skip
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from .boards import board
+    from .model import compile_model
+    from .packs import open_pack
+    from .planner import plan
+
+    planned = plan(
+        compile_model(Path(options.model), options.cut),
+        board(options.board),
+        train=open_pack(options.data) if options.data else None,
+        replay=open_pack(options.replay) if options.replay else None,
+    )
+    facts = {
+        "board": options.board,
+        "ram": [asdict(share) for share in planned.ram], "ram_used": planned.ram_used, "ram_total": planned.ram_budget,
+        "flash": [asdict(share) for share in planned.flash], "flash_used": planned.flash_used,
+        "flash_total": planned.flash_budget,
+    }  # fmt: skip
+    _answer(options, facts, [planned.board.title, *planned.lines(), "it fits"])
+
+
+def _build(options: argparse.Namespace) -> None:
+    from .boards import board
+    from .build import build
+
+    firmware = build(board(options.board), options.output)
+    facts = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(firmware).items()}
+    _answer(options, facts, [
+        f"{firmware.hex or firmware.elf}: {firmware.flash:,} bytes of flash, {firmware.static_ram:,} of static RAM, "
+        f"build {firmware.build_id}"
+    ])  # fmt: skip
+
+
+def _flash(options: argparse.Namespace) -> None:
+    from . import emulator, flashing
+    from .boards import board
+    from .build import build
+
+    chosen = board(options.board)
+    firmware = build(chosen)
+    if options.drive is not None:
+        target = flashing.flash(chosen, firmware, options.drive or None)
+        _answer(options, {"drive": str(target)}, [f"copied to {target}; the board restarts by itself"])
+        return
+    running = emulator.spawn_detached(chosen, firmware, STATE)
+    _answer(options, asdict(running), [
+        f"{chosen.title}: runs emulated at {running.url} (process {running.pid}) until `tinydream stop`"
+    ])  # fmt: skip
+
+
+def _stop(options: argparse.Namespace) -> None:
+    from .emulator import stop_detached
+
+    stopped = stop_detached(STATE)
+    _answer(options, {"stopped": stopped}, ["stopped" if stopped else "no emulated board was running here"])
+
+
+def _boards(options: argparse.Namespace) -> None:
+    from .boards import board, boards
+
+    found = {name: board(name).title for name in boards()}
+    _answer(options, found, [f"{name:<12}{title}" for name, title in found.items()])
+
+
+def _push(options: argparse.Namespace) -> None:
+    from . import journey
+    from .files import atomic_write
+    from .model import compile_model
+    from .packs import open_pack
+    from .train import check_pack
+
+    console = _console(options)
+    model = compile_model(Path(options.model), options.cut)
+    train = open_pack(options.data) if options.data else None
+    replay = open_pack(options.replay) if options.replay else None
+    for pack in (train, replay):
+        if pack is not None:
+            check_pack(model, pack)
+    with _connect(options) as device:
+        pushed = journey.push(device, model, train, replay, progress=console.progress)
+    console.close()
+    memory = {"model": str(Path(options.model).resolve()), "cut": options.cut}
+    atomic_write(STATE / "model.json", json.dumps(memory).encode())
+    _answer(options, {"pushed": [asdict(p) for p in pushed]}, [
+        f"{p.kind}: {p.size:,} bytes" + ("" if p.sent else ", which the board had already") for p in pushed
+    ])  # fmt: skip
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .train import TrainConfig
+
+    config = TrainConfig(
+        epochs=options.epochs, mode=options.mode, learning_rate=options.rate, final_rate=options.rate / 20,
+        l2=options.l2, replay=options.replay_weight, seed=options.seed,
+    )  # fmt: skip
+    console = _console(options)
+    with _connect(options) as device:
+        if device.info("replay") is not None and config.replay:
+            console.note(f"mixed with the replay set on the board, at weight {config.replay:g}")
+        epochs = []
+        for epoch in device.train(config, fresh=not options.go_on):
+            epochs.append(asdict(epoch))
+            console.note(f"epoch {epoch.number:>3}: loss {epoch.loss:.4f}, accuracy {100 * epoch.accuracy:.1f} %")
+    _answer(options, {"epochs": epochs}, ["trained; the weights are in the board's flash"])
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from . import journey
+    from .table import read
+
+    console = _console(options)
+    model, _ = _model(options)
+    table = read(options.source, label=options.label, labels=options.labels)
+    with _connect(options) as device:
+        accuracy = journey.evaluate(device, model, table, progress=console.progress)
+    console.close()
+    _answer(options, {"accuracy": accuracy, "rows": len(table)}, [f"{100 * accuracy:.1f} % of {len(table)} rows"])
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from . import journey
+    from .files import atomic_write
+
+    model, tflite = _model(options)
+    with _connect(options) as device:
+        tuned = journey.pull(device, model, tflite)
+    atomic_write(options.output, tuned)
+    _answer(options, {"output": options.output, "bytes": len(tuned)}, [f"{options.output}: {len(tuned):,} bytes"])
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from . import demo
+    from .train import TrainConfig
+
+    console = _console(options)
+    chosen = demo.DemoOptions(
+        wearer=options.wearer, board=options.board, per_class=options.per_class, replay=options.replay,
+        train=TrainConfig(epochs=options.epochs, mode=options.mode, seed=options.seed), port=options.port,
+    )  # fmt: skip
+    try:
+        result = demo.run(chosen, Path(options.output), console)
+    finally:
+        console.close()
+    _answer(options, result, ["", *_demo_table(result), "", f"In {options.output}: demo.png, demo.json, tuned.tflite"])
+
+
+def _demo_table(result: dict[str, Any]) -> list[str]:
+    def percent(key: str) -> str:
+        return f"{100 * result[key]:.1f} %"
+
+    rows = [
+        ("new wearer, before -> after", f"{percent('acc_before')} -> {percent('acc_after')}"),
+        ("  with all rows instead", percent("acc_after_full_data")),
+        ("  tuned .tflite, LiteRT int8", percent("acc_tuned_tflite")),
+        ("other wearers, before -> after", f"{percent('acc_other_before')} -> {percent('acc_other_after')}"),
+        ("samples trained on", f"{result['n_train_samples']} of {result['n_train_rows']} rows, "
+                               f"{result['n_replay_samples']} replayed"),
+        ("packed training set", f"{result['bytes_packed']:,} bytes, float32 {result['bytes_raw_float32']:,} "
+                                f"({result['bytes_raw_float32'] / result['bytes_packed']:.1f} x)"),
+        ("RAM used, measured", f"{result['ram_used']:,} of {result['ram_total']:,} bytes"),
+        ("flash used", f"{result['flash_used']:,} of {result['flash_total']:,} bytes"),
+        ("instructions", f"{result['train_instructions_per_sample']:,} a training sample, "
+                         f"{result['infer_instructions']:,} an inference"),
+        ("time", f"{result['train_seconds_host_clock']} s of training, {result['wall_seconds']} s in all"),
+    ]  # fmt: skip
+    return [f"{name:<32}{value}" for name, value in rows]
+
+
+# ------------------------------------------------------------------ shared
+
+
+def _connect(options: argparse.Namespace) -> Any:
+    from .device import connect
+    from .emulator import detached
+
+    url = options.port or os.environ.get("TINYDREAM_PORT")
+    if url:
+        return connect(url, board=options.board)
+    running = detached(STATE)
+    if running is None:
+        raise UsageError(
+            "no board: start an emulated one with `tinydream flash`, or name a real one with --port /dev/ttyACM0"
+        )
+    return connect(running.url, board=options.board or running.board)
+
+
+def _model(options: argparse.Namespace) -> tuple[Any, bytes]:
+    """The model that `push` remembered, or --model; compiled, and its bytes."""
+    from .graph import read_bytes
+    from .model import compile_model
+
+    path, cut = options.model, options.cut
+    if path is None:
+        try:
+            memory = json.loads((STATE / "model.json").read_text(encoding="utf-8"))
+            path, cut = memory["model"], memory["cut"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError("which model? Nothing was pushed from this folder; name it with --model") from None
+    tflite = read_bytes(Path(path))
+    return compile_model(tflite, cut), tflite
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tinydream", description="Pack a training set, keep it on a microcontroller, and fine-tune there."
+    )
+    parser.add_argument("--version", action="version", version=f"tinydream {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="print the result as JSON, for machines")
+        return made
+
+    def data(made: argparse.ArgumentParser) -> None:
+        made.add_argument("source", help="a .csv, .npz (x, y) or .npy file of rows")
+        made.add_argument("--label", help="name of the label column (.csv) or array (.npz, default y)")
+        made.add_argument("--labels", help="the .npy file of the labels, for a .npy of rows")
+
+    def link(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--port", help="/dev/ttyACM0, COM3, socket://HOST:PORT; default: the emulated board")
+        made.add_argument("--board", help="refuse any other board than this")
+
+    def cut(made: argparse.ArgumentParser, *, model: bool = False) -> None:
+        if model:
+            made.add_argument("--model", help="the .tflite that was pushed; default: the one pushed from here last")
+        made.add_argument("--cut", help="tensor (name or #index) where the frozen part ends, or number of dense layers "
+                                        "to train; default: the last dense layer trains")  # fmt: skip
+
+    def training(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--epochs", type=int, default=40)
+        made.add_argument("--mode", choices=("bases", "full", "stratified"), default="bases",
+                          help="train on the condensed samples, on all rows, or on one row drawn from each sample")  # fmt: skip
+        made.add_argument("--seed", type=int, default=0)
+
+    made = command("demo", _demo, "Personalise an activity recogniser for a new wearer, end to end.")
+    training(made)
+    made.add_argument("--wearer", type=int, default=2, help="1 to 10 (default 2)")
+    made.add_argument("--board", default=DEFAULT_BOARD)
+    made.add_argument("--port", help="a board that runs TinyDream's firmware already; default: an emulated one")
+    made.add_argument("--per-class", type=int, default=16, help="condensed samples a class (default 16)")
+    made.add_argument("--replay", type=int, default=224, help="samples of the other wearers, 0 for none (default 224)")
+    made.add_argument("-o", "--output", default="demo", help="folder for everything it makes (default demo)")
+
+    made = command("pack", _pack, "Pack rows into a .tdz.")
+    data(made)
+    made.add_argument("--through", metavar="MODEL", help="pack the rows' embeddings at the cut of this .tflite")
+    cut(made)
+    made.add_argument("--per-class", type=int, default=16, help="condensed samples a class (default 16)")
+    made.add_argument("--method", choices=("variance", "entrogede", "random"), default="variance")
+    made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("-o", "--output", required=True, help="the .tdz")
+
+    made = command("plan", _plan, "Say what a model and its packs need of a board, and whether they fit.")
+    made.add_argument("model", help="the .tflite")
+    cut(made)
+    made.add_argument("--data", help="the training set, a .tdz")
+    made.add_argument("--replay", help="the replay set, a .tdz")
+    made.add_argument("--board", default=DEFAULT_BOARD)
+
+    made = command("boards", _boards, "List the boards.")
+    made = command("build", _build, "Build a board's firmware.")
+    made.add_argument("--board", default=DEFAULT_BOARD)
+    made.add_argument("-o", "--output", default="firmware-build", help="folder for .elf and .hex")
+    made = command("flash", _flash, "Put the firmware on a board: an emulated one, or a real one with --drive.")
+    made.add_argument("--board", default=DEFAULT_BOARD)
+    made.add_argument("--drive", nargs="?", const="", metavar="FOLDER",
+                      help="copy to the board's USB drive (found by its label, or FOLDER)")  # fmt: skip
+    command("stop", _stop, "End the emulated board that `flash` left running.")
+
+    made = command("push", _push, "Push a model and its packs to the board; goes on where it was cut off.")
+    made.add_argument("model", help="the .tflite")
+    made.add_argument("data", nargs="?", help="the training set, a .tdz")
+    cut(made)
+    made.add_argument("--replay", help="the replay set, a .tdz")
+    link(made)
+    made = command("train", _train, "Fine-tune on the board.")
+    training(made)
+    made.add_argument("--rate", type=float, default=0.03, help="learning rate of the first epoch; falls to 1/20")
+    made.add_argument("--l2", type=float, default=0.0, help="pull towards the weights before training")
+    made.add_argument("--replay-weight", type=float, default=1.0, help="of the replay set against the training set")
+    made.add_argument("--go-on", action="store_true", help="start from the weights saved last, not the model's own")
+    link(made)
+    made = command("eval", _eval, "Classify rows on the board and compare with their labels.")
+    data(made)
+    cut(made, model=True)
+    link(made)
+    made = command("pull", _pull, "Fetch the trained weights and write the tuned .tflite.")
+    cut(made, model=True)
+    made.add_argument("-o", "--output", required=True, help="the tuned .tflite")
+    link(made)
+    return parser

@@ -1,0 +1,86 @@
+"""Pictures of results. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .files import atomic_write
+
+__all__ = ["draw_demo"]
+
+BEFORE, AFTER, FULL = "#b8c4ce", "#1f6f8b", "#d98e04"
+PURPOSES = ("#33475b", "#5c7c99", "#1f6f8b", "#39a2ae", "#9bd1c6", "#e4e9ed")
+
+
+def draw_demo(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Accuracy before and after, on the new and on the other wearers, and the board's RAM by purpose, as a PNG.
+
+    `result` is the content of demo.json. Raises UsageError without matplotlib.
+    """
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(3, 2), layout="constrained")
+    _accuracy(left, result)
+    _ram(right, result["ram_by_purpose"], int(result["ram_total"]), str(result["board"]))
+    figure.suptitle(
+        f"Wearer {result['wearer']} on {result['board']}: head trained on {result['n_train_samples']} "
+        f"{result['mode'] if result['mode'] != 'full' else 'rows'}, {result['n_replay_samples']} replayed",
+        fontsize=11,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    atomic_write(Path(path), buffer.getvalue())
+
+
+def _accuracy(axes: Any, result: Mapping[str, Any]) -> None:
+    groups: Sequence[tuple[str, Sequence[tuple[str, str, str]]]] = (
+        ("new wearer", (("before", "acc_before", BEFORE), ("after", "acc_after", AFTER),
+                        ("full data", "acc_after_full_data", FULL))),
+        ("other wearers", (("before", "acc_other_before", BEFORE), ("after", "acc_other_after", AFTER))),
+    )  # fmt: skip
+    at, ticks, names, seen = 0.0, [], [], set()
+    for group, bars in groups:
+        for label, key, colour in bars:
+            value = 100 * float(result[key])
+            axes.bar(at, value, 0.85, color=colour, label=None if label in seen else label)
+            axes.annotate(f"{value:.1f}", (at, value), ha="center", va="bottom", fontsize=9)
+            seen.add(label)
+            at += 1
+        ticks.append(at - (len(bars) + 1) / 2)
+        names.append(group)
+        at += 0.7
+    axes.set_xticks(ticks, names)
+    axes.set_ylim(0, 112)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("accuracy on the second half, %")
+    axes.legend(loc="upper center", ncols=3, frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _ram(axes: Any, shares: Mapping[str, int], total: int, board: str) -> None:
+    parts = [*shares.items(), ("free", total - sum(shares.values()))]
+    bottom = 0
+    for (purpose, size), colour in zip(parts, PURPOSES, strict=True):
+        axes.bar(0, size, 0.5, bottom=bottom, color=colour)
+        axes.annotate(f"{purpose}: {size:,} B", (0.3, bottom + size / 2), va="center", fontsize=9)
+        bottom += size
+    axes.set_xlim(-0.35, 1.2)
+    axes.set_xticks([])
+    axes.set_ylabel(f"RAM of {board}, bytes (measured)")
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UsageError("drawing needs matplotlib; install it: pip install 'tinydream[plot]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
