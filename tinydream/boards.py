@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import resources
+from ._native import ffi, lib, status_name
 from .errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -201,6 +202,17 @@ def _power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
 
+def _layout_status(found: Board) -> int:
+    """What the core says to this layout. It only computes: the addresses below are never followed."""
+    flash = ffi.new("td_flash *")
+    flash.base, flash.size = ffi.cast("uint8_t *", 1), found.store.size
+    flash.erase = ffi.cast("int (*)(void *, uint32_t)", 1)
+    flash.program = ffi.cast("int (*)(void *, uint32_t, const uint8_t *, uint32_t)", 1)
+    flash.erase_block, flash.program_unit = found.flash.erase_block, found.flash.program_unit
+    flash.erased = found.flash.erased
+    return int(lib.td_store_init(ffi.new("td_store *"), flash, list(found.store.capacity)))
+
+
 def _check(found: Board, path: Path) -> None:
     """What single values cannot show: ranges that must fit each other."""
 
@@ -225,10 +237,11 @@ def _check(found: Board, path: Path) -> None:
     )
     if flash.origin <= store.origin < flash.origin + flash.size:
         require(store.origin + store.size <= flash.origin + flash.size, "the store reaches past the end of the flash")
-    needed = sum((-(-size // flash.erase_block) + 1) * flash.erase_block for size in store.capacity)
+    status = _layout_status(found)
     require(
-        needed <= store.size,
-        f"the store's objects need {needed} bytes with their headers, but store.size is {store.size}",
+        status == lib.TD_OK,
+        f"the store's objects and their heads do not fit store.size = {store.size} ({status_name(status)}): they take "
+        f"{sum(store.capacity)} bytes, each rounded up to blocks of {flash.erase_block}, and a block each for the head",
     )
     require(
         found.arena_planned > 0, f"reserve leaves no RAM for the arena: {found.arena_planned} of {found.ram.size} bytes"
