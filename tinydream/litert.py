@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from .errors import FormatError, UsageError
 
-__all__ = ["classify", "interpreter"]
+__all__ = ["classify", "interpreter", "tensor"]
 
 
-def interpreter(tflite: bytes) -> Any:
-    """A LiteRT interpreter with the reference kernels, tensors allocated.
+def interpreter(tflite: bytes, *, keep_tensors: bool = False) -> Any:
+    """A LiteRT interpreter with the reference kernels, tensors allocated; `keep_tensors`: inner ones can be read.
 
     ai-edge-litert, or tflite-runtime where numpy is below 2. The default kernels (XNNPACK) round some values
     differently; the reference kernels are what the format's specification describes. Raises UsageError when neither
@@ -23,7 +23,9 @@ def interpreter(tflite: bytes) -> Any:
     module = _module()
     try:
         made = module.Interpreter(
-            model_content=tflite, experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF
+            model_content=tflite,
+            experimental_op_resolver_type=module.OpResolverType.BUILTIN_REF,
+            experimental_preserve_all_tensors=keep_tensors,
         )
         made.allocate_tensors()
     except (ValueError, RuntimeError) as error:
@@ -36,15 +38,26 @@ def classify(
 ) -> npt.NDArray[np.int64]:
     """Classes (n,) of quantised inputs (n, ...), by the largest output."""
     made = interpreter(tflite)
-    source, result = made.get_input_details()[0], made.get_output_details()[0]
-    classes = np.empty(len(inputs), dtype=np.int64)
+    result = made.get_output_details()[0]["index"]
+    return _each(made, inputs, result, progress).argmax(axis=1).astype(np.int64)
+
+
+def tensor(tflite: bytes, inputs: npt.NDArray[np.int8], index: int) -> npt.NDArray[Any]:
+    """Tensor `index` of the model for each quantised input: (n, values)."""
+    return _each(interpreter(tflite, keep_tensors=True), inputs, index, None)
+
+
+def _each(
+    made: Any, inputs: npt.NDArray[np.int8], index: int, progress: Callable[[int, int], None] | None
+) -> npt.NDArray[Any]:
+    source, rows = made.get_input_details()[0], []
     for i, row in enumerate(inputs):
         made.set_tensor(source["index"], row.reshape(source["shape"]))
         made.invoke()
-        classes[i] = int(made.get_tensor(result["index"]).argmax())
+        rows.append(made.get_tensor(index).reshape(-1).copy())
         if progress is not None:
             progress(i + 1, len(inputs))
-    return classes
+    return np.stack(rows)
 
 
 def _module() -> Any:
