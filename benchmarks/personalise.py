@@ -176,9 +176,13 @@ def render(rows: list[dict[str, Any]], board_id: str) -> str:
                  ("acc_before", "acc_bases", "acc_full", "acc_after", "acc_other_before", "acc_other_after")]  # fmt: skip
         per_row = row["bytes_packed"] / row["n_train_rows"], row["bytes_published"] / row["n_train_rows"]
         lines.append(
-            f"| {row['wearer']} | " + " | ".join(f"{cell:.1f}" for cell in (*cells, *per_row)) + f" | {row['ram_used']:,} |"
+            f"| {row['wearer']} | "
+            + " | ".join(f"{cell:.1f}" for cell in (*cells, *per_row))
+            + f" | {row['ram_used']:,} |"
         )
-    steps, infer = (np.mean([row[key] for row in rows]) for key in ("train_instructions_per_sample", "infer_instructions"))
+    steps, infer = (
+        np.mean([row[key] for row in rows]) for key in ("train_instructions_per_sample", "infer_instructions")
+    )
     lines += ["", f"Instructions on the board: {steps:,.0f} a training step, {infer:,.0f} an inference."]
     return "\n".join(lines)
 
@@ -188,7 +192,10 @@ def fill(path: Path, tables: str) -> None:
     text = path.read_text(encoding="utf-8")
     marks = "<!-- personalise: begin -->", "<!-- personalise: end -->"
     new, count = re.subn(
-        re.escape(marks[0]) + ".*?" + re.escape(marks[1]), lambda _: f"{marks[0]}\n{tables}\n{marks[1]}", text, flags=re.S
+        re.escape(marks[0]) + ".*?" + re.escape(marks[1]),
+        lambda _: f"{marks[0]}\n{tables}\n{marks[1]}",
+        text,
+        flags=re.S,
     )
     if count != 1:
         raise SystemExit(f"{path}: the marks {marks[0]} and {marks[1]} must stand there once")

@@ -23,12 +23,12 @@ from board_kit import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tinydream.pack import pack
 
 from tinydream import boards, build, device, link
 from tinydream._native import lib
 from tinydream.emulator import Emulator, detached, spawn_detached, stop_detached
 from tinydream.errors import BoardError, BudgetError, DataError, LinkError, UsageError
-from tinydream.pack import pack
 from tinydream.table import table_from_arrays
 from tinydream.train import TrainConfig, Trainer
 

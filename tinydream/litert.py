@@ -39,7 +39,8 @@ def classify(
     """Classes (n,) of quantised inputs (n, ...), by the largest output."""
     made = interpreter(tflite)
     result = made.get_output_details()[0]["index"]
-    return _each(made, inputs, result, progress).argmax(axis=1).astype(np.int64)
+    classes: npt.NDArray[np.int64] = _each(made, inputs, result, progress).argmax(axis=1).astype(np.int64)
+    return classes
 
 
 def tensor(tflite: bytes, inputs: npt.NDArray[np.int8], index: int) -> npt.NDArray[Any]:

@@ -88,8 +88,8 @@ def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack 
     for share in flash:
         if share.limit is not None and share.size > share.limit:
             raise BudgetError(
-                f"{board.id}: the {share.purpose} takes {share.size} bytes of flash, but [store] gives it {share.limit}: "
-                f"{share.size - share.limit} missing. {_FLASH_ADVICE[share.purpose]}",
+                f"{board.id}: the {share.purpose} takes {share.size} bytes of flash, but [store] gives it "
+                f"{share.limit}: {share.size - share.limit} missing. {_FLASH_ADVICE[share.purpose]}",
                 what=share.purpose, missing=share.size - share.limit, board=board.id,
             )  # fmt: skip
     used = sum(share.size for share in ram)
@@ -129,8 +129,6 @@ def _flash(model: Model, board: Board, train: Pack | None, replay: Pack | None) 
     )
 
 
-
-
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
@@ -139,17 +137,12 @@ def _ram_error(model: Model, board: Board, ram: tuple[Share, ...], missing: int)
     largest = max(ram[2:], key=lambda share: share.size)
     where = f"most of it is the {largest.purpose}, {largest.size} bytes"
     if largest.purpose == "tensor arena":
-        row = max((row for row in model.rows if not row.trained), key=lambda row: sum(map(_count, (*row.inputs, row.output))))
+        row = max(
+            (row for row in model.rows if not row.trained), key=lambda row: sum(map(_count, (*row.inputs, row.output)))
+        )
         where += f", where operator {row.index} ({row.name}) holds {', '.join(map(str, row.inputs))} and {row.output}"
     return BudgetError(
         f"{board.id}: {missing} of {board.ram.size} bytes of RAM are missing; {where}. "
         "Use a smaller model, a later cut, or a board with more RAM",
         what=largest.purpose, missing=missing, board=board.id,
     )  # fmt: skip
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
