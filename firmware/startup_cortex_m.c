@@ -166,9 +166,9 @@ __attribute__((naked)) void td_fault_handler(void)
                    ".ltorg");
 }
 
-#ifdef TD_PORT_MPU
+#if defined(TD_PORT_MPU) && TD_PORT_MPU
 /* Regions for the firmware, the RAM budget, the store and the peripherals; the rest of the machine's
- * memory faults. Sizes are powers of two that the board's TOML guarantees (build.py checks). */
+ * memory faults. boards.py has checked that sizes are powers of two. */
 static void mpu_region(uint32_t number, uint32_t origin, uint32_t size, uint32_t attributes)
 {
     uint32_t log2 = 0;
@@ -196,7 +196,7 @@ void td_start(void)
     REG32(SCB_CPACR) |= 0xFu << 20;
     __asm volatile("dsb\n\tisb" ::: "memory");
 #endif
-#ifdef TD_PORT_MPU
+#if defined(TD_PORT_MPU) && TD_PORT_MPU
     init_mpu();
 #endif
     if (fault_record.magic == FAULT_MAGIC) last_fault = fault_record.pc;

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tinydream import boards, flashing, resources
+from tinydream import boards, build, device, emulator, flashing, link, resources
 from tinydream.build import Firmware
 from tinydream.errors import UsageError
 
@@ -83,10 +83,17 @@ def test_mistakes_are_named(folder: Path, file: str, old: str, new: str, message
     assert message in str(caught.value)
 
 
+def test_a_memory_protection_region_that_no_hardware_has(folder: Path) -> None:
+    edit(folder, "size = 0x1_0000", "size = 0xC000", "an386.toml")
+    with pytest.raises(UsageError, match=r"port.mpu: ram has 49152 bytes"):
+        boards.load(folder / "an386.toml")
+
+
 def test_no_board_name_in_the_code() -> None:
     names = [name for name in boards.boards() if name != "host"]  # "host" is also a word
-    sources = [*Path(boards.__file__).parent.glob("*.py"), *resources.directory("firmware").glob("*.[ch]")]
-    code = {path.name: path.read_text() for path in sources if path.name not in ("cli.py", "demo.py", "api.py")}
+    modules = [boards, build, device, emulator, flashing, link, resources]  # where a board is chosen may have a default
+    sources = [Path(str(module.__file__)) for module in modules]
+    code = {path.name: path.read_text() for path in [*sources, *resources.directory("firmware").glob("*.[ch]")]}
     found = [(name, file) for file, text in code.items() for name in names if f'"{name}"' in text]
     assert found == []
 

@@ -230,6 +230,16 @@ def _check(found: Board, path: Path) -> None:
     require(found.firmware.size <= flash.size, "firmware.size exceeds flash.size")
     for name, value in (("origin", store.origin), ("size", store.size)):
         require(value % flash.erase_block == 0, f"store.{name} is not a multiple of flash.erase_block")
+    if found.port.get("mpu"):
+        for name, origin, size in (
+            ("firmware", flash.origin, found.firmware.size),
+            ("ram", found.ram.origin, found.ram.size),
+            ("store", store.origin, store.size),
+        ):
+            require(
+                _power_of_two(size) and origin % size == 0,
+                f"port.mpu: {name} has {size} bytes at {origin:#x}; a region is a power of two, aligned to itself",
+            )
     code_end = flash.origin + found.firmware.size
     require(
         store.origin >= code_end or store.origin + store.size <= flash.origin,
