@@ -91,20 +91,22 @@ static bool empty(const td_span *y, const td_span *x)
     return y->first == y->end || x->first == x->end;
 }
 
-static uint32_t dot(const int8_t *x, const int8_t *w, int32_t n)
+/* Adds x . w and x . (w + next) to the two sums. Two channels at once load each x once; the index runs
+ * up to zero. That leaves ten instructions for two multiply-adds on a Cortex-M0, all in its eight low
+ * registers: a third channel, or an unrolled loop, takes more. */
+static void dot_pair(const int8_t *x, const int8_t *w, int32_t next, int32_t n, uint32_t sum[2])
 {
-    uint32_t sum = 0;
-    const int8_t *end = w + (n & ~(int32_t)3);
-    while (w != end) {
-        sum += (uint32_t)(x[0] * w[0]);
-        sum += (uint32_t)(x[1] * w[1]);
-        sum += (uint32_t)(x[2] * w[2]);
-        sum += (uint32_t)(x[3] * w[3]);
-        x += 4;
-        w += 4;
+    uint32_t a = 0, b = 0;
+    const int8_t *v = w + next + n;
+    x += n;
+    w += n;
+    for (int32_t i = -n; i != 0; i++) {
+        int value = x[i];
+        a += (uint32_t)(value * w[i]);
+        b += (uint32_t)(value * v[i]);
     }
-    for (n &= 3; n > 0; n--) sum += (uint32_t)(*x++ * *w++);
-    return sum;
+    sum[0] += a;
+    sum[1] += b;
 }
 
 static uint32_t total(const int8_t *w, int32_t n)
@@ -117,57 +119,70 @@ static uint32_t total(const int8_t *w, int32_t n)
     return sum;
 }
 
-/* One row of taps of a convolution: taps in the padding see the zero point. */
-static uint32_t conv_row(const td_op *op, const int8_t *row, const int8_t *w, const td_span *x, int32_t depth)
+/* Adds what n taps in the padding contribute: they see the zero point. */
+static void pad_pair(const td_op *op, const int8_t *w, int32_t next, int32_t n, uint32_t sum[2])
 {
-    uint32_t sum = 0, outside = 0;
-    if (x->first > 0) outside += total(w, x->first * depth);
-    if (x->end < op->x.taps) outside += total(w + x->end * depth, (op->x.taps - x->end) * depth);
-    const int8_t *from = row + (x->start + x->first * op->x.dilation) * depth;
+    if (n == 0) return;
+    sum[0] += total(w, n) * (uint32_t)op->input_zero_point;
+    sum[1] += total(w + next, n) * (uint32_t)op->input_zero_point;
+}
+
+/* One row of taps of a convolution, for two channels whose weights lie `next` bytes apart. */
+static void conv_row(const td_op *op, const int8_t *row, const int8_t *w, int32_t next, const td_span *x,
+                     int32_t depth, uint32_t sum[2])
+{
+    pad_pair(op, w, next, x->first * depth, sum);
+    pad_pair(op, w + x->end * depth, next, (op->x.taps - x->end) * depth, sum);
+    row += (x->start + x->first * op->x.dilation) * depth;
     w += x->first * depth;
     if (op->x.dilation == 1) {
-        sum = dot(from, w, (x->end - x->first) * depth);
-    } else {
-        for (int32_t t = x->first; t < x->end; t++) {
-            sum += dot(from, w, depth);
-            from += op->x.dilation * depth;
-            w += depth;
-        }
+        dot_pair(row, w, next, (x->end - x->first) * depth, sum);
+        return;
     }
-    return sum + outside * (uint32_t)op->input_zero_point;
+    for (int32_t t = x->first; t < x->end; t++) {
+        dot_pair(row, w, next, depth, sum);
+        row += op->x.dilation * depth;
+        w += depth;
+    }
 }
 
-static uint32_t conv_window(const td_op *op, const td_tensor *in, const int8_t *w, const td_span *y, const td_span *x)
+static void conv_window(const td_op *op, const td_tensor *in, const int8_t *w, int32_t next, const td_span *y,
+                        const td_span *x, uint32_t sum[2])
 {
     int32_t row_taps = op->x.taps * in->c;
-    uint32_t sum = 0;
-    if (empty(y, x)) return total(w, op->y.taps * row_taps) * (uint32_t)op->input_zero_point;
-    if (y->first > 0) sum += total(w, y->first * row_taps) * (uint32_t)op->input_zero_point;
-    w += y->first * row_taps;
+    if (empty(y, x)) {
+        pad_pair(op, w, next, op->y.taps * row_taps, sum);
+        return;
+    }
+    pad_pair(op, w, next, y->first * row_taps, sum);
+    pad_pair(op, w + y->end * row_taps, next, (op->y.taps - y->end) * row_taps, sum);
     for (int32_t t = y->first; t < y->end; t++) {
         const int8_t *row = in->data + (y->start + t * op->y.dilation) * in->w * in->c;
-        sum += conv_row(op, row, w, x, in->c);
-        w += row_taps;
+        conv_row(op, row, w + t * row_taps, next, x, in->c, sum);
     }
-    if (y->end < op->y.taps) sum += total(w, (op->y.taps - y->end) * row_taps) * (uint32_t)op->input_zero_point;
-    return sum;
 }
 
+/* An odd last channel is computed as a pair with itself. */
 void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     const int8_t *w = op->weights;
-    for (int32_t c = 0; c < out->c; c++) {
-        td_channel of = channel(op, c, out->c);
+    int32_t filter = op->y.taps * op->x.taps * in->c;
+    for (int32_t c = 0; c < out->c; c += 2) {
+        int32_t both = c + 1 < out->c ? 1 : 0, next = both ? filter : 0;
+        td_channel first = channel(op, c, out->c), second = channel(op, c + both, out->c);
         int8_t *to = out->data + c;
         for (int32_t oy = 0; oy < out->h; oy++) {
             td_span y = span_at(&op->y, oy, in->h);
             for (int32_t ox = 0; ox < out->w; ox++) {
                 td_span x = span_at(&op->x, ox, in->w);
-                *to = finish(op, &of, of.bias + conv_window(op, in, w, &y, &x));
+                uint32_t sum[2] = {first.bias, second.bias};
+                conv_window(op, in, w, next, &y, &x, sum);
+                to[both] = finish(op, &second, sum[1]);
+                to[0] = finish(op, &first, sum[0]);
                 to += out->c;
             }
         }
-        w += op->y.taps * op->x.taps * in->c;
+        w += filter + next;
     }
 }
 

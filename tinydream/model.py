@@ -11,7 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,13 @@ class _Record:
     multipliers: Sequence[tuple[int, int]] = ()
     macs: int = 0
 
+    def lengthwise(self) -> _Record:
+        """The same work with a time axis of width 1 laid along the width, where the kernels have long inner loops."""
+        if any(w != 1 for _, w, _ in self.views) or self.taps[1] != 1 or self.pad[1] != 0:
+            return self
+        turned = {name: getattr(self, name)[::-1] for name in ("taps", "stride", "dilation", "pad")}
+        return replace(self, views=tuple((1, h, c) for h, _, c in self.views), **turned)
+
     @property
     def flash(self) -> int:
         weights = 0 if self.weights is None else self.weights.size
@@ -450,7 +457,7 @@ class _Compiler:
             known = ", ".join(sorted([*_RECORDERS, *_VIEWS]))
             raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
                               "these, or choose an earlier cut")  # fmt: skip
-        return _RECORDERS[operator.name](self, operator)
+        return _RECORDERS[operator.name](self, operator).lengthwise()
 
     def check_view(self, operator: Operator) -> None:
         source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
