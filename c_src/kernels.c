@@ -8,12 +8,30 @@
 #include "kernels.h"
 #include "td_internal.h"
 
+/* (x * multiplier + 2^30) >> 31, for multiplier >= 0. */
+static int32_t doubled_high(int32_t x, int32_t multiplier)
+{
+#if TD_NARROW_MULTIPLY
+    uint32_t x_low = (uint32_t)x & 0xFFFFu, m_low = (uint32_t)multiplier & 0xFFFFu;
+    int32_t x_high = x >> 16, m_high = multiplier >> 16;
+    uint32_t low = x_low * m_low, middle = x_low * (uint32_t)m_high;
+    int32_t other = x_high * (int32_t)m_low;
+    uint32_t carry = (low >> 16) + (middle & 0xFFFFu) + ((uint32_t)other & 0xFFFFu);
+    uint32_t high = (uint32_t)(x_high * m_high) + (middle >> 16) + (uint32_t)(other >> 16) + (carry >> 16);
+    /* Bits 0 to 15 of the product are below the rounding bit and carry nothing into it. */
+    carry = (carry & 0xFFFFu) + 0x4000u;
+    return (int32_t)((high + (carry >> 16)) << 1 | (carry >> 15 & 1u));
+#else
+    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31);
+#endif
+}
+
 /* round(x * multiplier * 2^(shift - 31)), rounded twice: after the product, then after the shift to
  * the right (halves away from zero). All operators but dense layers. */
 static int32_t round_twice(int32_t x, int32_t multiplier, int32_t shift)
 {
     if (shift > 0) x = (int32_t)((uint32_t)x << shift);
-    int32_t high = (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31);
+    int32_t high = doubled_high(x, multiplier);
     if (shift >= 0) return high;
     uint32_t mask = ((uint32_t)1 << -shift) - 1u;
     uint32_t threshold = (mask >> 1) + (high < 0 ? 1u : 0u);
@@ -48,14 +66,15 @@ static td_channel channel(const td_op *op, int32_t index, int32_t n)
     return of;
 }
 
-/* Clamped twice: adding the zero point must not overflow, whatever the file holds. */
+/* Clamped before the zero point is added, so that the sum cannot overflow whatever the file holds. */
 static int8_t finish(const td_op *op, const td_channel *of, uint32_t sum)
 {
     int32_t value = op->kind == TD_OP_DENSE ? round_once((int32_t)sum, of->multiplier, of->shift)
                                             : round_twice((int32_t)sum, of->multiplier, of->shift);
-    if (value > 65535) value = 65535;
-    if (value < -65535) value = -65535;
-    return clamp(op, value + op->output_zero_point);
+    int32_t low = op->min - op->output_zero_point, high = op->max - op->output_zero_point;
+    if (value < low) value = low;
+    if (value > high) value = high;
+    return (int8_t)(value + op->output_zero_point);
 }
 
 /* The taps of one output position that fall inside the input: first <= t < end. */
@@ -83,6 +102,12 @@ static td_span span_at(const td_axis *axis, int32_t position, int32_t size)
         span.end--;
     }
     return span;
+}
+
+/* The last start of a window that has no tap behind the end of the input. */
+static int32_t last_inside(const td_axis *axis, int32_t size)
+{
+    return size - 1 - (axis->taps - 1) * axis->dilation;
 }
 
 /* Windows wholly in the padding form no address: it could lie anywhere. */
@@ -162,21 +187,43 @@ static void conv_window(const td_op *op, const td_tensor *in, const int8_t *w, i
     }
 }
 
+/* The same for a window that lies wholly inside and has no gaps between its columns. */
+static void conv_inside(const td_op *op, const td_tensor *in, const int8_t *w, int32_t next, int32_t y, int32_t x,
+                        uint32_t sum[2])
+{
+    int32_t row_taps = op->x.taps * in->c, step = op->y.dilation * in->w * in->c;
+    const int8_t *row = in->data + (y * in->w + x) * in->c;
+    for (int32_t t = op->y.taps; t > 0; t--) {
+        dot_pair(row, w, next, row_taps, sum);
+        row += step;
+        w += row_taps;
+    }
+}
+
 /* An odd last channel is computed as a pair with itself. */
 void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     const int8_t *w = op->weights;
     int32_t filter = op->y.taps * op->x.taps * in->c;
+    int32_t y_last = last_inside(&op->y, in->h);
+    int32_t x_last = op->x.dilation == 1 ? last_inside(&op->x, in->w) : -1;
     for (int32_t c = 0; c < out->c; c += 2) {
         int32_t both = c + 1 < out->c ? 1 : 0, next = both ? filter : 0;
         td_channel first = channel(op, c, out->c), second = channel(op, c + both, out->c);
         int8_t *to = out->data + c;
         for (int32_t oy = 0; oy < out->h; oy++) {
             td_span y = span_at(&op->y, oy, in->h);
+            bool rows_inside = y.start >= 0 && y.start <= y_last;
+            int32_t x_start = -op->x.pad;
             for (int32_t ox = 0; ox < out->w; ox++) {
-                td_span x = span_at(&op->x, ox, in->w);
                 uint32_t sum[2] = {first.bias, second.bias};
-                conv_window(op, in, w, next, &y, &x, sum);
+                if (rows_inside && x_start >= 0 && x_start <= x_last) {
+                    conv_inside(op, in, w, next, y.start, x_start, sum);
+                } else {
+                    td_span x = span_at(&op->x, ox, in->w);
+                    conv_window(op, in, w, next, &y, &x, sum);
+                }
+                x_start += op->x.stride;
                 to[both] = finish(op, &second, sum[1]);
                 to[0] = finish(op, &first, sum[0]);
                 to += out->c;
@@ -213,19 +260,47 @@ static uint32_t depthwise_window(const td_op *op, const td_tensor *in, int32_t c
     return sum + outside * (uint32_t)op->input_zero_point;
 }
 
+/* The same for a window that lies wholly inside. */
+static uint32_t depthwise_inside(const td_op *op, const td_tensor *in, int32_t c, const int8_t *w, int32_t y, int32_t x)
+{
+    int32_t step = op->x.dilation * in->c;
+    int32_t row_step = op->y.dilation * in->w * in->c - op->x.taps * step;
+    const int8_t *from = in->data + (y * in->w + x) * in->c + c;
+    uint32_t sum = 0;
+    for (int32_t rows = op->y.taps; rows > 0; rows--) {
+        for (int32_t n = op->x.taps; n > 0; n--) {
+            sum += (uint32_t)(*from * *w++);
+            from += step;
+        }
+        from += row_step;
+    }
+    return sum;
+}
+
 void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     const int8_t *w = op->weights;
     int32_t multiplier = out->c / in->c;
+    int32_t y_last = last_inside(&op->y, in->h), x_last = last_inside(&op->x, in->w);
     for (int32_t c = 0; c < out->c; c++) {
         td_channel of = channel(op, c, out->c);
+        int32_t from = c / multiplier;
         int8_t *to = out->data + c;
         for (int32_t oy = 0; oy < out->h; oy++) {
             td_span y = span_at(&op->y, oy, in->h);
+            bool rows_inside = y.start >= 0 && y.start <= y_last;
+            int32_t x_start = -op->x.pad;
             for (int32_t ox = 0; ox < out->w; ox++) {
-                td_span x = span_at(&op->x, ox, in->w);
-                *to = finish(op, &of, of.bias + depthwise_window(op, in, c / multiplier, w, &y, &x));
+                uint32_t sum = of.bias;
+                if (rows_inside && x_start >= 0 && x_start <= x_last) {
+                    sum += depthwise_inside(op, in, from, w, y.start, x_start);
+                } else {
+                    td_span x = span_at(&op->x, ox, in->w);
+                    sum += depthwise_window(op, in, from, w, &y, &x);
+                }
+                *to = finish(op, &of, sum);
                 to += out->c;
+                x_start += op->x.stride;
             }
         }
         w += op->y.taps * op->x.taps;

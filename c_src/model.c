@@ -101,7 +101,8 @@ static bool good_channels(const td_model *model, uint32_t offset, uint32_t n)
     return true;
 }
 
-/* Positions stay far inside int32: sizes, taps and pads are 16-bit, strides and dilations 8-bit. */
+/* Positions stay inside int32: sizes, taps and pads are 16-bit, strides and dilations 8-bit; and so does
+ * a dilation times a row of a tensor, which is at most TD_MAX_ARENA. */
 static bool good_axis(const td_axis *axis)
 {
     return axis->taps > 0 && axis->stride > 0 && axis->dilation > 0;
@@ -202,7 +203,8 @@ static int open_meta(td_model *model, const td_section *meta)
     model->embedding_hash = td_get32(bytes + 32);
     if (model->embedding_hash == 0) return TD_E_FORMAT;
     model->arena_size = td_get32(bytes + 4);
-    if (model->arena_size % 16u != 0 || model->arena_size > INT32_MAX || model->data.size > INT32_MAX) return TD_E_FORMAT;
+    if (model->arena_size % 16u != 0 || model->arena_size > TD_MAX_ARENA) return TD_E_FORMAT;
+    if (model->data.size > INT32_MAX) return TD_E_FORMAT;
     model->ends_in_softmax = (flags & FLAG_SOFTMAX) != 0;
     model->embedding_scale = td_get_f32(bytes + 16);
     model->embedding_zero_point = td_get_i32(bytes + 20);

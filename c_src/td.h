@@ -274,7 +274,7 @@ int td_store_spare_slot(const td_store *store);
  * A .tdm: the compiled plan of a .tflite (docs/SPEC.md, ".tdm"). model.c opens and runs it,
  * kernels.c computes.
  */
-enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4 };
+enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4, TD_MAX_ARENA = 0x800000 };
 
 enum td_activation { TD_ACT_NONE = 0, TD_ACT_RELU = 1 };
 

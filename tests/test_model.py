@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import struct
+import subprocess
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import convert, demo_model, dense_model, random_network, real_model, run_reference
+from models import PROJECT, convert, demo_model, dense_model, random_network, real_model, run_reference
 
 from tinydream import _native
 from tinydream.arena import Block, plan_arena
@@ -97,6 +100,26 @@ def test_multipliers_are_close_and_normal(real: float) -> None:
         assert abs(multiplier * 2.0 ** (shift - 31) / real - 1) < 2**-30
     else:
         assert real < 2**-31
+
+
+def test_products_from_16_bit_halves_give_the_same_bytes(tmp_path) -> None:
+    """What a Cortex-M0 is built with, run on the host."""
+    library = tmp_path / "narrow.so"
+    sources = [PROJECT / "c_src" / name for name in ("model.c", "kernels.c", "file.c", "common.c")]
+    flags = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-DTD_NARROW_MULTIPLY=1"]
+    subprocess.run([os.environ.get("CC", "cc"), *flags, *map(str, sources), "-o", str(library)], check=True)
+    narrow = ctypes.CDLL(str(library))
+    for tflite in (demo_model(), dense_model(), convert(random_network(4), 4), convert(random_network(6), 6)):
+        model = compile_model(tflite, 1)
+        inputs = random_inputs(model, 8, 0)
+        handle = ctypes.create_string_buffer(_native.ffi.sizeof("td_model"))
+        arena = np.zeros(model.arena_size // 8 + 1, np.int64).view(np.int8)
+        assert narrow.td_model_open(handle, model.tdm, len(model.tdm)) == 0
+        for row, expected in zip(inputs, model.embed(inputs), strict=True):
+            arena[model.native.input_offset :][: row.size] = row.ravel()
+            assert narrow.td_model_run(handle, ctypes.c_void_p(arena.ctypes.data), arena.size) == 0
+            got = arena[model.native.embedding_offset :][: expected.size]
+            np.testing.assert_array_equal(got, expected)
 
 
 # ------------------------------------------------------------------------- arena

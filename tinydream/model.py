@@ -806,6 +806,10 @@ class _Writer:
         meta = struct.pack("<IIHHHH", self.compiler.graph.hash, self.plan.size, *ends, int(softmax), 0)
         meta += quantisation + struct.pack("<I", embedding_hash)
         tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
+        if self.plan.size > _native.lib.TD_MAX_ARENA:
+            raise UnsupportedModelError(
+                f"the activations need {self.plan.size} bytes; this core takes at most {_native.lib.TD_MAX_ARENA}"
+            )
         limits = _native.lib.TD_MAX_OPS, _native.lib.TD_MAX_TENSORS
         if len(self.records) > limits[0] or len(self.views) > limits[1]:
             raise UnsupportedModelError(
