@@ -70,7 +70,8 @@ def measure(board_id: str, number: int, console: Console) -> dict[str, Any]:
     result |= on_host(wearer)
     console.note(
         f"before {result['acc_before']:.3f}, bases {result['acc_bases']:.3f}, full {result['acc_full']:.3f}, "
-        f"with replay {result['acc_after']:.3f}, others {result['acc_other_before']:.3f} -> {result['acc_other_after']:.3f}"
+        f"with replay {result['acc_after']:.3f}, "
+        f"others {result['acc_other_before']:.3f} -> {result['acc_other_after']:.3f}"
     )
     return result
 
@@ -172,8 +173,8 @@ def render(rows: list[dict[str, Any]], board_id: str) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [100 * row[key] for key in
-                 ("acc_before", "acc_bases", "acc_full", "acc_after", "acc_other_before", "acc_other_after")]  # fmt: skip
+        keys = "acc_before", "acc_bases", "acc_full", "acc_after", "acc_other_before", "acc_other_after"
+        cells = [100 * row[key] for key in keys]
         per_row = row["bytes_packed"] / row["n_train_rows"], row["bytes_published"] / row["n_train_rows"]
         lines.append(
             f"| {row['wearer']} | "

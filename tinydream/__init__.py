@@ -2,7 +2,8 @@
 
 The journey of a sample, module by module: `table` reads rows, `reduction` and `packs` compress them, `model`
 compiles a .tflite and computes embeddings, `planner` says what fits a board, `build`, `flashing` and `emulator`
-bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned .tflite; `journey` joins the last three.
+bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned .tflite; `journey` joins
+them in the words of the command line.
 """
 
 from __future__ import annotations

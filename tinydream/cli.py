@@ -354,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     def training(made: argparse.ArgumentParser) -> None:
         made.add_argument("--epochs", type=int, default=40)
         made.add_argument("--mode", choices=("bases", "full", "stratified"), default="bases",
-                          help="train on the condensed samples, on all rows, or on one row drawn from each sample")  # fmt: skip
+                          help="condensed samples, all rows, or a row drawn anew from each sample")  # fmt: skip
         made.add_argument("--seed", type=int, default=0)
 
     made = command("demo", _demo, "Personalise an activity recogniser for a new wearer, end to end.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -137,9 +138,8 @@ def _ram_error(model: Model, board: Board, ram: tuple[Share, ...], missing: int)
     largest = max(ram[2:], key=lambda share: share.size)
     where = f"most of it is the {largest.purpose}, {largest.size} bytes"
     if largest.purpose == "tensor arena":
-        row = max(
-            (row for row in model.rows if not row.trained), key=lambda row: sum(map(_count, (*row.inputs, row.output)))
-        )
+        frozen = (row for row in model.rows if not row.trained)
+        row = max(frozen, key=lambda row: sum(math.prod(shape) for shape in (*row.inputs, row.output)))
         where += f", where operator {row.index} ({row.name}) holds {', '.join(map(str, row.inputs))} and {row.output}"
     return BudgetError(
         f"{board.id}: {missing} of {board.ram.size} bytes of RAM are missing; {where}. "
