@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import demo_model
-from tinydream.pack import Pack, pack
+from tinydream.packs import Pack, pack
 
 from tinydream import boards, build, device, link, resources
 from tinydream.model import Model, compile_model

@@ -23,7 +23,7 @@ from board_kit import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tinydream.pack import pack
+from tinydream.packs import pack
 
 from tinydream import boards, build, device, link
 from tinydream._native import lib
