@@ -113,6 +113,23 @@ def test_an_unsupported_operator_is_named_with_its_index_and_shapes() -> None:
         compile_model(rename_operator(demo_model(), softmax, tanh))
 
 
+def test_operators_that_read_what_is_written_later_are_refused() -> None:
+    import tflite as schema
+
+    tflite = demo_model(batch=None)
+    subgraph = schema.Model.GetRootAs(tflite, 0).Subgraphs(0)
+    graph = read_graph(tflite)
+    for operator in graph.operators:
+        if operator.name not in ("RESHAPE", "FULLY_CONNECTED", "CONV_2D"):
+            continue
+        raw = subgraph.Operators(operator.index)
+        cyclic = bytearray(tflite)
+        position = raw._tab.Vector(raw._tab.Offset(6))
+        cyclic[position : position + 4] = operator.outputs[0].to_bytes(4, "little")
+        with pytest.raises(FormatError, match="written later"):
+            compile_model(bytes(cyclic))
+
+
 def test_cuts() -> None:
     tflite = demo_model()
     model = compile_model(tflite)

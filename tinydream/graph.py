@@ -129,6 +129,7 @@ class _Reader:
         self.data = data
         self.base = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
         self.model = tflite.Model.GetRootAs(data, 0)
+        self.contents: dict[tuple[int | None, int], bytes] = {}  # tensors may share a buffer
         self.operator_names = _constants(tflite.BuiltinOperator)
         self.type_names = _constants(tflite.TensorType)
         self.option_types = _constants(tflite.BuiltinOptions)
@@ -181,6 +182,17 @@ class _Reader:
             return None
         return int(view.__array_interface__["data"][0] - self.base)
 
+    def constant(self, view: Any) -> bytes | None:
+        """A buffer's bytes; overlapping buffers cannot make more of them than the file has."""
+        if isinstance(view, int) or len(view) == 0:
+            return None
+        key = self.at(view), len(view)
+        if key not in self.contents:
+            self.contents[key] = view.tobytes()
+            if sum(map(len, self.contents.values())) > len(self.data):
+                raise FormatError("the buffers of the .tflite overlap; it is damaged")
+        return self.contents[key]
+
     def tensor(self, index: int, raw: Any) -> Tensor:
         name = _text(raw.Name())
         where = f"tensor {index} ({name})"
@@ -193,7 +205,6 @@ class _Reader:
         if buffer.Offset() > 1 or buffer.Size() > 1:
             raise UnsupportedModelError(f"{where}: its data lies outside the flatbuffer (a model above 2 GB)")
         content = buffer.DataAsNumpy()
-        present = not isinstance(content, int) and len(content) > 0
         quantization = raw.Quantization()
         scales: Any = 0
         zero_points: Any = 0
@@ -209,7 +220,7 @@ class _Reader:
             zero_points=_vector(zero_points).astype(np.int64),
             axis=0 if quantization is None else quantization.QuantizedDimension(),
             buffer=raw.Buffer(),
-            data=content.tobytes() if present else None,
+            data=self.constant(content),
             data_at=self.at(content),
             scales_at=self.at(scales),
             zero_points_at=self.at(zero_points),

@@ -262,6 +262,10 @@ class _Compiler:
                 if index in self.producer or index in graph.inputs:
                     raise FormatError(f"tensor {index} is written twice; the .tflite is damaged")
                 self.producer[index] = operator
+        for operator in graph.operators:
+            later = [i for i in operator.inputs if i in self.producer and self.producer[i].index >= operator.index]
+            if later:  # a cycle would never end
+                raise self.damaged(operator, f"it reads tensor {later[0]}, which is written later")
 
     # -- what both halves need
 
