@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,11 @@ def table_from_arrays(
     lengths that differ, and labels out of range.
     """
     array = np.asarray(values)
-    if array.ndim < 2 or len(array) == 0:
-        raise DataError(f"{source}: rows must be an array of at least one row and two dimensions, not {array.shape}")
+    if array.ndim < 2 or array.size == 0:
+        raise DataError(
+            f"{source}: rows must be an array (rows, values a row, ..) of at least one row and one value, "
+            f"not {array.shape}"
+        )
     if array.dtype.kind not in "iufb":
         raise DataError(f"{source}: values of type {array.dtype} are not numbers")
     _check_finite(array, source)
@@ -90,7 +94,7 @@ def read(path: str | os.PathLike[str], *, label: str | None = None, labels: str 
         values, given = readers[suffix](path, label, labels)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as {suffix}: {error}") from error
     return table_from_arrays(values, given, classes=classes, source=str(path))
 
@@ -111,15 +115,27 @@ def _number_labels(
     given: npt.NDArray[Any], classes: Sequence[str] | int | None, source: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if given.dtype.kind in "US" or given.dtype == object:
-        return _number_names(given.astype(str), classes, source)
-    numbers = given.astype(np.int64)
+        try:
+            return _number_names(given.astype(str), classes, source)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: labels that are bytes must be ASCII: {error}") from error
+    with np.errstate(invalid="ignore"):  # NaN is caught by the comparison
+        numbers = given.astype(np.int64)
     if given.dtype.kind not in "iub" and not np.array_equal(numbers, given):
         raise DataError(f"{source}: labels must be class numbers or names, not fractions")
     if classes is None:
-        classes = int(numbers.max()) + 1
-    names = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
-    _check_label_range(numbers, len(names), source)
-    return numbers, names
+        classes = max(1, int(numbers.max()) + 1)
+    n_classes = classes if isinstance(classes, int) else len(classes)
+    _check_label_range(numbers, n_classes, source)
+    return numbers, _class_names(range(n_classes) if isinstance(classes, int) else classes, source)
+
+
+def _class_names(names: Iterable[object], source: str) -> tuple[str, ...]:
+    given = tuple(str(name) for name in names)
+    for i, name in enumerate(given):
+        if name in given[:i]:
+            raise DataError(f"{source}: the classes name {name!r} twice")
+    return given
 
 
 def _number_names(
@@ -127,27 +143,32 @@ def _number_names(
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if isinstance(classes, int):
         raise DataError(f"{source}: labels are names; give the class names in order, not their number")
-    names = tuple(classes) if classes is not None else tuple(sorted(set(given.tolist()), key=_natural))
+    found = sorted(set(given.tolist()), key=_natural) if classes is None else classes
+    _check_n_classes(len(found), source)
+    names = _class_names(found, source)
     place = {name: i for i, name in enumerate(names)}
     for row, name in enumerate(given.tolist()):
         if name not in place:
             raise DataError(f"{source}: row {row} has label {name!r}, which is none of {', '.join(names)}")
-    numbers = np.array([place[name] for name in given.tolist()], dtype=np.int64)
-    _check_label_range(numbers, len(names), source)
-    return numbers, names
+    return np.array([place[name] for name in given.tolist()], dtype=np.int64), names
 
 
 def _natural(name: str) -> tuple[int, float, str]:
-    """Sorts numbers by value, before names."""
+    """Sorts numbers by value, before names; "nan" has no place among numbers."""
     try:
-        return (0, float(name), name)
+        value = float(name)
     except ValueError:
-        return (1, 0.0, name)
+        value = math.nan
+    return (0, value, name) if math.isfinite(value) else (1, 0.0, name)
+
+
+def _check_n_classes(n_classes: int, source: str) -> None:
+    if not 0 < n_classes <= MAX_CLASSES:
+        raise DataError(f"{source}: {n_classes} classes; between 1 and {MAX_CLASSES} are possible")
 
 
 def _check_label_range(numbers: npt.NDArray[np.int64], n_classes: int, source: str) -> None:
-    if not 0 < n_classes <= MAX_CLASSES:
-        raise DataError(f"{source}: {n_classes} classes; between 1 and {MAX_CLASSES} are possible")
+    _check_n_classes(n_classes, source)
     bad = np.flatnonzero((numbers < 0) | (numbers >= n_classes))
     if len(bad):
         row = int(bad[0])
@@ -160,19 +181,23 @@ def _check_label_range(numbers: npt.NDArray[np.int64], n_classes: int, source: s
 def _read_csv(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if label is None:
         raise DataError(f"{path}: name the label column (--label COLUMN)")
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
         lines = csv.reader(stream)
         header = next(lines, [])
         if label not in header:
             raise DataError(f"{path}: no column {label!r}; the header has {', '.join(header[:12]) or 'nothing'}")
+        if header.count(label) > 1:
+            raise DataError(f"{path}: {header.count(label)} columns are named {label!r}; rename all but the labels")
         at = header.index(label)
         rows: list[list[float]] = []
         given: list[str] = []
-        for number, cells in enumerate(lines, start=2):
+        for cells in lines:
+            if not cells:
+                continue  # a blank line holds no row
             if len(cells) != len(header):
-                raise DataError(f"{path}, line {number}: {len(cells)} cells, but the header has {len(header)}")
+                raise DataError(f"{path}, line {lines.line_num}: {len(cells)} cells, but the header has {len(header)}")
             given.append(cells.pop(at))
-            rows.append(_numbers(cells, path, number, header[:at] + header[at + 1 :]))
+            rows.append(_numbers(cells, path, lines.line_num, header[:at] + header[at + 1 :]))
     values = np.array(rows, dtype=np.float64)
     if len(rows) and np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31:
         values = values.astype(np.int64)
@@ -191,16 +216,32 @@ def _numbers(cells: list[str], path: Path, line: int, names: list[str]) -> list[
         raise
 
 
+def _load(path: Path, kind: type) -> Any:
+    """What numpy finds in the file, which is not trusted: its parsers raise whatever their depths do."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix}: {error}") from error
+    if not isinstance(loaded, kind):
+        raise DataError(f"{path}: holds {type(loaded).__name__}; its name should end in .npy for one array, else .npz")
+    return loaded
+
+
 def _read_npz(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        name = label or "y"
+    name = label or "y"
+    with _load(path, np.lib.npyio.NpzFile) as arrays:
         for wanted in ("x", name):
-            if wanted not in arrays:
+            if wanted not in arrays.files:
                 raise DataError(f"{path}: no array {wanted!r}; it holds {', '.join(arrays.files) or 'nothing'}")
-        return arrays["x"], arrays[name]
+        try:
+            return arrays["x"], arrays[name]
+        except Exception as error:  # as in _load: members are parsed only now
+            raise DataError(f"{path}: cannot be read as .npz: {error}") from error
 
 
 def _read_npy(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if labels is None:
         raise DataError(f"{path}: give the labels as a second .npy file (--labels FILE)")
-    return np.load(path, allow_pickle=False), np.load(labels, allow_pickle=False)
+    return _load(path, np.ndarray), _load(Path(labels), np.ndarray)
