@@ -50,6 +50,14 @@ static void accept(refinement *r, uint32_t n_groups)
     r->n_groups = n_groups;
 }
 
+/* The bits in which the rows of one feature differ. */
+static uint32_t varying_bits(const uint32_t *column, uint32_t n_rows, uint32_t stride)
+{
+    uint32_t varying = 0;
+    for (uint32_t i = 1; i < n_rows; i++) varying |= column[0] ^ column[(size_t)i * stride];
+    return varying;
+}
+
 static uint32_t count_ones(const uint32_t *column, uint32_t n_rows, uint32_t stride, uint32_t bit)
 {
     uint32_t ones = 0;
@@ -78,13 +86,9 @@ int td_plan_condense(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
     bool full = false;
     for (uint32_t round = 0; round < width && !full; round++) {
         for (uint32_t f = 0; f < n_features && !full; f++) {
-            uint32_t skipped = 0, bit = width;
-            while (bit-- > 0) { /* the round-th bit from the top that is not constant */
-                uint32_t ones = count_ones(rows + f, n_rows, n_features, bit);
-                if (ones == 0 || ones == n_rows) continue;
-                if (skipped++ == round) break;
-            }
-            if (bit > width) continue; /* wrapped past bit 0: this feature has no bit left */
+            uint32_t varying = varying_bits(rows + f, n_rows, n_features), bit = width - 1u;
+            if (td_count_bits(varying) <= round) continue; /* this feature has no bit left */
+            while (td_count_bits(varying >> bit) <= round) bit--; /* the round-th one from the top */
             uint32_t n = try_bit(&r, rows + f, n_features, bit);
             if (n > max_groups) full = true;
             else accept(&r, n);

@@ -53,6 +53,7 @@ static uint32_t to_bits(float value)
 /* x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series to r^7 (the rest is below 2^-27). */
 float td_expf(float x)
 {
+    if (x != x) return x; /* NaN has no integer part */
     if (x > 87.0f) x = 87.0f;
     if (x < -87.0f) x = -87.0f;
     float scaled = x * 1.44269504f;
@@ -72,6 +73,7 @@ float td_expf(float x)
 /* x = 2^k m with m in [sqrt(1/2), sqrt(2)); ln m = 2 atanh((m - 1) / (m + 1)) by its odd series. */
 float td_logf(float x)
 {
+    if (x != x) return x;
     uint32_t bits = to_bits(x);
     int32_t k = (int32_t)(bits >> 23) - 127;
     float m = from_bits((bits & 0x007FFFFFu) | 0x3F800000u);

@@ -20,6 +20,7 @@ typedef struct condenser {
     uint32_t n_rows, n_features, max_groups, n_groups;
     uint32_t *group;
     uint32_t *members;      /* n_rows: rows of the group at hand */
+    const uint32_t *origin; /* a row of the group at hand: sums are relative to it, or f64 would lose small differences */
     uint32_t *count;        /* max_groups */
     cut *best;              /* max_groups */
     double *mean;           /* max_groups x n_features */
@@ -50,6 +51,11 @@ static void condenser_init(condenser *c, void *work)
 static uint32_t value_of(const condenser *c, uint32_t row, uint32_t feature)
 {
     return c->rows[(size_t)row * c->n_features + feature];
+}
+
+static double from_origin(const condenser *c, uint32_t row, uint32_t feature)
+{
+    return (double)value_of(c, row, feature) - (double)c->origin[feature];
 }
 
 static uint32_t collect(condenser *c, uint32_t group)
@@ -85,7 +91,7 @@ static void sum_members(condenser *c, uint32_t n)
     for (uint32_t f = 0; f < c->n_features; f++) {
         double total = 0.0, squares = 0.0;
         for (uint32_t m = 0; m < n; m++) {
-            double value = value_of(c, c->members[m], f);
+            double value = from_origin(c, c->members[m], f);
             total += value;
             squares += value * value;
         }
@@ -105,7 +111,7 @@ static void cut_feature(condenser *c, uint32_t n, uint32_t feature, cut *best)
     }
     whole /= n;
     for (uint32_t m = 0; m + 1 < n; m++) {
-        for (uint32_t f = 0; f < c->n_features; f++) left[f] += value_of(c, c->members[m], f);
+        for (uint32_t f = 0; f < c->n_features; f++) left[f] += from_origin(c, c->members[m], f);
         uint32_t threshold = value_of(c, c->members[m + 1], feature);
         if (threshold == value_of(c, c->members[m], feature)) continue;
         double of_left = 0.0, of_right = 0.0;
@@ -126,6 +132,7 @@ static cut find_cut(condenser *c, uint32_t group)
     cut best = {0.0, 0, 0};
     uint32_t n = collect(c, group);
     if (n < 2) return best;
+    c->origin = c->rows + (size_t)c->members[0] * c->n_features;
     sum_members(c, n);
     double *variance = c->sum + 2u * (size_t)c->n_features;
     for (uint32_t k = 0; k < CANDIDATES && k < c->n_features; k++) {
@@ -226,7 +233,8 @@ static bool group_by_class(condenser *c)
 int td_condense_variance(const uint32_t *rows, const uint16_t *label, uint32_t n_rows, uint32_t n_features,
                          uint32_t max_groups, uint32_t lloyd, uint32_t *group, void *work, uint32_t size)
 {
-    if (n_rows == 0 || n_features == 0 || n_features > TD_MAX_FEATURES || max_groups == 0) return TD_E_ARGUMENT;
+    if (n_rows == 0 || n_rows > 0x0FFFFFFFu || n_features == 0 || n_features > TD_MAX_FEATURES || max_groups == 0)
+        return TD_E_ARGUMENT;
     if (max_groups > n_rows) max_groups = n_rows;
     if (size < work_size(n_rows, n_features, max_groups)) return TD_E_MEMORY;
     condenser c = {.rows = rows, .label = label, .n_rows = n_rows, .n_features = n_features,

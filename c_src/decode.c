@@ -39,21 +39,24 @@ static uint32_t row_bits(const td_part *part)
     return part->id_bits + part->header.deviation_bits;
 }
 
-/* Bytes of the part from its offset on. */
+/* Where the part ends in the data section. Sets the part's pointers when that is inside. */
 static uint64_t place_part(const td_pack *pack, uint32_t first_row, td_part *part)
 {
     const td_part_header *header = &part->header;
-    const uint8_t *at = pack->data.data + header->offset;
     part->first_row = first_row;
     part->id_bits = td_id_bits(header->n_bases);
     uint64_t plan = bytes_of((uint64_t)plan_field_bits(pack, part) * pack->n_features);
     uint64_t offsets = header->flags & TD_PART_OFFSETS ? bytes_of((uint64_t)pack->width * pack->n_features) : 0u;
     uint64_t bases = ((uint64_t)header->n_bases * header->base_bits + 7u) / 8u;
+    uint64_t rows = ((uint64_t)header->n_rows * row_bits(part) + 7u) / 8u;
+    uint64_t end = header->offset + plan + offsets + bases + rows;
+    if (end > pack->data.size) return end;
+    const uint8_t *at = pack->data.data + header->offset;
     part->plan = at;
     part->offsets = offsets ? at + plan : NULL;
     part->bases = at + plan + offsets;
     part->rows = part->bases + bases;
-    return plan + offsets + bases + ((uint64_t)header->n_rows * row_bits(part) + 7u) / 8u;
+    return end;
 }
 
 static int find_part(td_pack *pack, uint32_t row)
@@ -97,19 +100,30 @@ static int read_schema(td_pack *pack)
     return TD_OK;
 }
 
+/* The bits behind a block's last, up to its byte's end, are zero. */
+static bool padded(const uint8_t *block, uint32_t n_bits)
+{
+    return (n_bits & 7u) == 0 || block[n_bits >> 3] >> (n_bits & 7u) == 0;
+}
+
 /* Plan and ids of one part: what the sizes in its header promise, and no id past its bases. */
 static int check_part(const td_pack *pack, const td_part *part)
 {
+    const td_part_header *header = &part->header;
     uint32_t base_bits = 0;
+    if (!padded(part->plan, plan_field_bits(pack, part) * pack->n_features) ||
+        (part->offsets && !padded(part->offsets, pack->width * pack->n_features)) ||
+        !padded(part->bases, header->n_bases * header->base_bits) || !padded(part->rows, header->n_rows * row_bits(part)))
+        return TD_E_FORMAT;
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t n_bits = plan_field_bits(pack, part);
         uint32_t field = td_read_bits(part->plan, f * n_bits, n_bits);
         if (!(part->header.flags & TD_PART_MASKS) && field > pack->width) return TD_E_FORMAT;
         base_bits += td_count_bits(base_mask(pack, part, f));
     }
-    if (base_bits != part->header.base_bits) return TD_E_FORMAT;
-    for (uint32_t i = 0; i < part->header.n_rows; i++) {
-        if (td_read_bits(part->rows, i * row_bits(part), part->id_bits) >= part->header.n_bases) return TD_E_FORMAT;
+    if (base_bits != header->base_bits) return TD_E_FORMAT;
+    for (uint32_t i = 0; i < header->n_rows; i++) {
+        if (td_read_bits(part->rows, i * row_bits(part), part->id_bits) >= header->n_bases) return TD_E_FORMAT;
     }
     return TD_OK;
 }
@@ -131,7 +145,7 @@ static int check_parts(td_pack *pack)
             header->label >= pack->n_classes || header->deviation_bits > pack->n_features * pack->width ||
             (header->flags & ~(TD_PART_OFFSETS | TD_PART_MASKS)) || header->offset != expected)
             return TD_E_FORMAT;
-        expected += place_part(pack, first, part);
+        expected = place_part(pack, first, part);
         if (expected > pack->data.size || (uint64_t)header->n_rows * row_bits(part) > 0xFFFFFFFFu ||
             (uint64_t)header->n_bases * header->base_bits > 0xFFFFFFFFu)
             return TD_E_FORMAT;
@@ -161,7 +175,7 @@ static int check_samples(td_pack *pack)
     }
     for (uint32_t i = 0; i < samples.size; i++) n += td_count_bits(samples.data[i]);
     if (n != pack->n_samples) return TD_E_FORMAT;
-    if (pack->n_rows & 7u && samples.data[samples.size - 1u] >> (pack->n_rows & 7u)) return TD_E_FORMAT;
+    if (!padded(samples.data, pack->n_rows)) return TD_E_FORMAT;
 
     pack->weights = NULL;
     pack->total_weight = (float)pack->n_rows;

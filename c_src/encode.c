@@ -32,14 +32,20 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
         n_bases == 0 || n_bases > TD_MAX_BASES)
         return TD_E_ARGUMENT;
     uint32_t base_bits = 0, id_bits = td_id_bits(n_bases), all = td_low_mask(width);
-    for (uint32_t f = 0; f < n_features; f++) base_bits += td_count_bits(mask[f] & all);
+    for (uint32_t f = 0; f < n_features; f++) {
+        if (mask[f] & ~all) return TD_E_ARGUMENT;
+        if (offsets && (offsets[f] & ~all)) return TD_E_RANGE;
+        base_bits += td_count_bits(mask[f]);
+    }
     bool leading = leading_only(mask, n_features, width);
     uint32_t plan_bits = leading ? td_id_bits(width + 1u) : width;
     uint32_t row_bits = n_features * width - base_bits + id_bits;
     uint64_t rows_at = (uint64_t)bytes_of((uint64_t)plan_bits * n_features) +
                        (offsets ? bytes_of((uint64_t)width * n_features) : 0u) + bytes_of((uint64_t)n_bases * base_bits);
     uint64_t total = rows_at + ((uint64_t)n_rows * row_bits + 7u) / 8u;
-    if ((uint64_t)n_rows * row_bits > 0xFFFFFFFFu || (uint64_t)n_bases * base_bits > 0xFFFFFFFFu || total > capacity || total > 0x7FFFFFFFu) return TD_E_FULL;
+    if ((uint64_t)n_rows * row_bits > 0xFFFFFFFFu || (uint64_t)n_bases * base_bits > 0xFFFFFFFFu ||
+        total > capacity || total > 0x7FFFFFFFu)
+        return TD_E_FULL;
 
     memset(out, 0, (size_t)total);
     for (uint32_t f = 0; f < n_features; f++) {

@@ -4,6 +4,8 @@
 /* Header: magic u32, format u16, n_sections u16, size u32, CRC-32 u32 of the 12 bytes before it and
  * of the table. Table entry: kind u32, offset u32, size u32, CRC-32 u32 of the section's bytes. */
 
+static const uint32_t TOO_LARGE = 0xFFFFFFFFu;
+
 static uint32_t aligned(uint32_t size)
 {
     return (size + 3u) & ~(uint32_t)3u;
@@ -22,16 +24,16 @@ static uint32_t head_crc(const uint8_t *file, uint32_t n_sections)
 
 uint32_t td_file_size(const td_section *sections, uint32_t n_sections)
 {
-    uint32_t size = head_size(n_sections);
-    for (uint32_t i = 0; i < n_sections; i++) size += aligned(sections[i].size);
-    return size;
+    uint64_t size = head_size(n_sections);
+    for (uint32_t i = 0; i < n_sections; i++) size += ((uint64_t)sections[i].size + 3u) & ~(uint64_t)3u;
+    return size > 0xFFFFFFFCu ? TOO_LARGE : (uint32_t)size;
 }
 
 int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections, uint8_t *out, uint32_t capacity)
 {
     if (n_sections > TD_FILE_MAX_SECTIONS) return TD_E_ARGUMENT;
     uint32_t size = td_file_size(sections, n_sections);
-    if (size > capacity) return TD_E_FULL;
+    if (size == TOO_LARGE || size > capacity) return TD_E_FULL;
     td_put32(out, magic);
     td_put16(out + 4, TD_FILE_FORMAT);
     td_put16(out + 6, n_sections);
@@ -52,13 +54,13 @@ int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_section
     return TD_OK;
 }
 
-/* Sections follow each other without gaps; padding is zero: a file has one form only. */
+/* Sections follow each other without gaps; padding is zero: a file has one form only. `expected` and
+ * file_size are multiples of 4, so that a section that ends in the file has its padding there too. */
 static int check_section(const uint8_t *data, uint32_t file_size, const uint8_t *entry, uint32_t expected, uint32_t *end)
 {
     uint32_t offset = td_get32(entry + 4), length = td_get32(entry + 8);
     if (offset != expected || offset > file_size || length > file_size - offset) return TD_E_FORMAT;
     *end = offset + aligned(length);
-    if (*end > file_size) return TD_E_FORMAT;
     for (uint32_t i = offset + length; i < *end; i++) {
         if (data[i] != 0) return TD_E_FORMAT;
     }
@@ -70,7 +72,8 @@ int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t si
     if (size < TD_FILE_HEADER || td_get32(data) != magic) return TD_E_FORMAT;
     if (td_get16(data + 4) != TD_FILE_FORMAT) return TD_E_VERSION;
     uint32_t n_sections = td_get16(data + 6), file_size = td_get32(data + 8);
-    if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections)) return TD_E_FORMAT;
+    if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections) || file_size & 3u)
+        return TD_E_FORMAT;
     if (head_crc(data, n_sections) != td_get32(data + 12)) return TD_E_CRC;
     uint32_t end = head_size(n_sections);
     for (uint32_t i = 0; i < n_sections; i++) {

@@ -6,7 +6,7 @@
 
 static uint32_t widest(const td_model *model)
 {
-    uint32_t width = model->embedding_size;
+    uint32_t width = 0;
     for (uint32_t l = 0; l < model->n_tail; l++) {
         if (model->tail[l].n_out > width) width = model->tail[l].n_out;
     }
@@ -15,7 +15,7 @@ static uint32_t widest(const td_model *model)
 
 static uint32_t layer_parameters(const td_dense *layer)
 {
-    return (uint32_t)layer->n_out * (layer->n_in + 1u);
+    return (uint32_t)layer->n_out * ((uint32_t)layer->n_in + 1u);
 }
 
 static uint32_t count_parameters(const td_model *model)
@@ -57,7 +57,9 @@ int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_c
                     void *memory, uint32_t size)
 {
     if (model->n_tail == 0) return TD_E_UNSUPPORTED;
-    if (!(config->learning_rate >= 0.0f) || !(config->l2 >= 0.0f) || config->reserved != 0) return TD_E_ARGUMENT;
+    if (!(config->learning_rate >= 0.0f && config->learning_rate <= 1e6f) ||
+        !(config->l2 >= 0.0f && config->l2 <= 1e6f) || config->reserved != 0)
+        return TD_E_ARGUMENT;
     if (size < td_trainer_size(model)) return TD_E_MEMORY;
     trainer->model = model;
     trainer->config = *config;

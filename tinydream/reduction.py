@@ -37,11 +37,10 @@ def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int
         raise DataError(
             "rows are floating point; pack them through a model (through=, --through) or scale them to integers"
         )
-    wide = values.astype(np.int64)
-    low, high = int(wide.min()), int(wide.max())
-    if low < -(2**31) or high >= 2**31 or high - low >= 2**32:
-        raise DataError(f"values from {low} to {high} do not fit in 32 bits")
-    return np.ascontiguousarray(wide - low).astype(np.uint32), low, max(1, int(high - low).bit_length())
+    low, high = int(values.min()), int(values.max())
+    if low < -(2**31) or high >= 2**31:
+        raise DataError(f"values from {low} to {high} do not fit in signed 32 bits; subtract an offset or scale them")
+    return np.ascontiguousarray(values.astype(np.int64) - low, dtype=np.uint32), low, max(1, (high - low).bit_length())
 
 
 def condense(table: Table, per_class: int, *, method: str = "variance", seed: int = 0) -> npt.NDArray[np.uint32]:
@@ -103,6 +102,7 @@ def _condense_variance(
     rows: npt.NDArray[np.uint32], labels: npt.NDArray[np.int64], max_groups: int
 ) -> npt.NDArray[np.uint32]:
     n, d = rows.shape
+    max_groups = min(max_groups, n)
     group = np.zeros(n, dtype=np.uint32)
     size = lib.td_condense_variance_work_size(n, d, max_groups)
     work = ffi.new("uint64_t[]", size // 8 + 1)
@@ -123,7 +123,14 @@ def _condense_published(rows: npt.NDArray[np.uint32], width: int, max_groups: in
     work = ffi.new("uint64_t[]", size // 8 + 1)
     check(
         lib.td_plan_condense(
-            view(rows, "const uint32_t[]"), n, d, width, max_groups, ffi.from_buffer("uint32_t[]", group), work, size
+            view(rows, "const uint32_t[]"),
+            n,
+            d,
+            width,
+            min(max_groups, n),
+            ffi.from_buffer("uint32_t[]", group),
+            work,
+            size,
         ),
         "condensing rows",
     )
