@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import demo_model
-from tinydream.packs import Pack, pack
 
 from tinydream import boards, build, device, link, resources
 from tinydream.model import Model, compile_model
+from tinydream.packs import Pack, pack
 from tinydream.table import table_from_arrays
 
 PATIENCE = 60.0  # a request on a busy machine

@@ -23,12 +23,12 @@ from board_kit import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tinydream.packs import pack
 
 from tinydream import boards, build, device, link
 from tinydream._native import lib
 from tinydream.emulator import Emulator, detached, spawn_detached, stop_detached
 from tinydream.errors import BoardError, BudgetError, DataError, LinkError, UsageError
+from tinydream.packs import pack
 from tinydream.table import table_from_arrays
 from tinydream.train import TrainConfig, Trainer
 
@@ -218,6 +218,46 @@ def test_a_process_that_was_killed_keeps_its_flash(tmp_path: Path) -> None:
     with Emulator(facts, firmware("host"), flash_file=flash) as running, connect(running.url) as board:
         assert board.push("model", model().tdm).sent == 0
         assert np.array_equal(board.weights().parameters, weights.parameters)
+
+
+CUT = """static int programs;
+    const char *cut = getenv("TEST_POWER_CUT");
+    if (cut && ++programs == atoi(cut)) _exit(1);
+    for (uint32_t i = 0; i < size; i++) process"""
+
+
+def test_a_power_cut_while_weights_are_saved_leaves_whole_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every write to flash: the old weights or the new ones, and the next training works."""
+    patched(monkeypatch, tmp_path, "port_posix.c", {"for (uint32_t i = 0; i < size; i++) process": CUT})
+    facts, flash, short = boards.board("host"), tmp_path / "flash.bin", dataclasses.replace(CONFIG, epochs=1)
+    built = build.build(facts)
+    with Emulator(facts, built, flash_file=flash) as running, connect(running.url) as board:
+        push_all(board)
+        list(board.train(short))
+    before, n_cuts = flash.read_bytes(), 0
+    for at in range(1, 200):
+        flash.write_bytes(before)
+        monkeypatch.setenv("TEST_POWER_CUT", str(at))
+        with Emulator(facts, built, flash_file=flash) as running, connect(running.url) as board:
+            old = board.weights()
+            epochs = board.train(short, fresh=False)
+            next(epochs)
+            new = board.weights().parameters
+            board._ask(device._Command.TRAIN_FINISH)
+            died = running.wait(2.0)
+        monkeypatch.delenv("TEST_POWER_CUT")
+        with Emulator(facts, built, flash_file=flash) as running, connect(running.url) as board:
+            found = board.weights()
+            assert (old.sequence, found.sequence) in ((1, 1), (1, 2))
+            assert np.array_equal(found.parameters, new if found.sequence == 2 else old.parameters)
+            if at % 8 == 0:
+                list(board.train(short, fresh=False))
+                assert board.weights().sequence == found.sequence + 1
+        if not died:
+            assert found.sequence == 2
+            break
+        n_cuts += 1
+    assert n_cuts > len(new) * 4 // 64
 
 
 def test_a_reset_while_training_is_told(host: device.Device) -> None:

@@ -61,6 +61,14 @@ class Emulator:
         """False once the emulator has ended: it was stopped, or the firmware crashed for good."""
         return self._process.poll() is None
 
+    def wait(self, seconds: float) -> bool:
+        """Waits until the emulator has ended by itself; False when it still runs after `seconds`."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def log(self) -> str:
         """What the emulator wrote to its standard output and error."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
@@ -69,9 +77,7 @@ class Emulator:
         """Ends the emulator. The flash file of a process stays when its path was given."""
         if self.running:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_PATIENCE)
-            except subprocess.TimeoutExpired:
+            if not self.wait(STOP_PATIENCE):
                 self._process.kill()
                 self._process.wait()
         self._temporary.cleanup()
