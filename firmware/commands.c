@@ -56,6 +56,19 @@ static void weights_bytes(const td_commands *c, uint32_t offset, uint32_t size, 
     }
 }
 
+static bool is_finite(float value)
+{
+    return value - value == 0.0f;
+}
+
+static bool all_finite(const uint8_t *values, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (!is_finite(td_get_f32(values + 4u * i))) return false;
+    }
+    return true;
+}
+
 static int check_weights(const td_commands *c, const td_section *record)
 {
     const uint8_t *header = record->data;
@@ -69,7 +82,8 @@ static int check_weights(const td_commands *c, const td_section *record)
         td_get32(header + 12) != c->trainer.n_parameters) {
         return TD_E_RANGE;
     }
-    return TD_OK;
+    bool finite = all_finite(header + 16, 2) && all_finite(header + WEIGHTS_HEADER, c->trainer.n_parameters);
+    return finite ? TD_OK : TD_E_RANGE;
 }
 
 static void load_weights(td_commands *c)
@@ -210,11 +224,10 @@ static void fail_training(td_commands *c, int status)
 }
 
 /* False once a step was too large for f32: such weights must not be saved. */
-static bool are_finite(const td_trainer *trainer)
+static bool is_trained_soundly(const td_trainer *trainer)
 {
     for (uint32_t i = 0; i < trainer->n_parameters; i++) {
-        float value = trainer->parameters[i];
-        if (!(value - value == 0.0f)) return false;
+        if (!is_finite(trainer->parameters[i])) return false;
     }
     return true;
 }
@@ -222,7 +235,7 @@ static bool are_finite(const td_trainer *trainer)
 static void end_of_pass(td_commands *c)
 {
     td_training *t = &c->training;
-    if (!are_finite(&c->trainer)) {
+    if (!is_trained_soundly(&c->trainer)) {
         fail_training(c, TD_E_RANGE);
         return;
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def test_the_main_line(board: device.Device, emulator: Emulator) -> None:
     assert about.capacity == facts.store.capacity
 
     push_all(board)
-    assert board.info("model") == device.ObjectInfo(len(model().tdm), device.zlib.crc32(model().tdm), 1)
+    assert board.info("model") == device.ObjectInfo(len(model().tdm), zlib.crc32(model().tdm), 1)
     assert board.read("train") == packs()[0].data
     own = Trainer(model(), None)
     for window, embedding in zip(windows()[:3], embeddings()[:3], strict=True):
@@ -305,6 +307,33 @@ def test_training_without_what_it_needs(host: device.Device) -> None:
     host.push("model", model().tdm)
     with pytest.raises(BoardError, match=r"not found about its train. push it first"):
         next(host.train(CONFIG))
+
+
+def weights_record(parameters: np.ndarray, model_hash: int, version: int = 1) -> bytes:
+    """As docs/SPEC.md has it."""
+    head = struct.pack("<4sHHIIffQ", b"TDW1", version, 0, model_hash, len(parameters), -1.0, 2.0, 0)
+    return head + parameters.astype("<f4").tobytes()
+
+
+def test_a_weights_record_from_outside_is_checked(host: device.Device) -> None:
+    host.push("model", model().tdm)
+    good = np.linspace(-1, 1, model().n_parameters, dtype=np.float32)
+    spoiled = good.copy()
+    spoiled[7] = np.nan
+    for bad in (
+        weights_record(spoiled, model().hash),
+        weights_record(good[:-1], model().hash),
+        weights_record(good, model().hash ^ 1),
+        weights_record(good, model().hash, version=2),
+        weights_record(good, model().hash)[:16],
+    ):
+        with pytest.raises(BoardError, match=r"refused `commit`.*slot_a"):
+            host._push(3, bad, zlib.crc32(bad), None)
+        assert host.info("slot_a") is None
+    record = weights_record(good, model().hash)
+    host._push(3, record, zlib.crc32(record), None)
+    assert np.array_equal(host.weights().parameters, good)
+    assert host.weights().logit_range == (-1.0, 2.0)
 
 
 def test_weights_that_leave_f32_are_not_saved(host: device.Device) -> None:
