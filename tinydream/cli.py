@@ -101,10 +101,9 @@ def _console(options: argparse.Namespace) -> Console:
 def _pack(options: argparse.Namespace) -> None:
     from .model import compile_model
     from .packs import pack
-    from .table import read
 
     console = _console(options)
-    table = read(options.source, label=options.label, labels=options.labels)
+    table = _read(options)
     model = compile_model(Path(options.through), options.cut) if options.through else None
     packed = pack(
         table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
@@ -229,11 +228,10 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from . import journey
-    from .table import read
 
     console = _console(options)
     model, _ = _model(options)
-    table = read(options.source, label=options.label, labels=options.labels)
+    table = _read(options)
     with _connect(options) as device:
         accuracy = journey.evaluate(device, model, table, progress=console.progress)
     console.close()
@@ -307,6 +305,13 @@ def _connect(options: argparse.Namespace) -> Any:
     return connect(running.url, board=options.board or running.board)
 
 
+def _read(options: argparse.Namespace) -> Any:
+    from .table import read
+
+    classes = options.classes.split(",") if options.classes else None
+    return read(options.source, label=options.label, labels=options.labels, classes=classes)
+
+
 def _model(options: argparse.Namespace) -> tuple[Any, bytes]:
     """The model that `push` remembered, or --model; compiled, and its bytes."""
     from .graph import read_bytes
@@ -339,6 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     def data(made: argparse.ArgumentParser) -> None:
         made.add_argument("source", help="a .csv, .npz (x, y) or .npy file of rows")
         made.add_argument("--label", help="name of the label column (.csv) or array (.npz, default y)")
+        made.add_argument("--classes", help="names of the classes, in the order of the model's outputs: a,b,c")
         made.add_argument("--labels", help="the .npy file of the labels, for a .npy of rows")
 
     def link(made: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from .device import Device, Pushed, connect
 from .emulator import Emulator
 from .errors import BoardError
 from .model import Model
-from .packs import Pack, model_inputs
+from .packs import Pack, check_classes, model_inputs
 from .table import Table
 from .writeback import write_back
 
@@ -55,6 +55,7 @@ def push(
 
 def evaluate(device: Device, model: Model, table: Table, *, progress: Progress | None = None) -> float:
     """Share of the table's rows that the board, with the weights it has now, puts into their class."""
+    check_classes(table, model)
     predicted: npt.NDArray[np.int64] = device.classify(model_inputs(table, model), progress)
     return float((predicted == table.labels).mean())
 

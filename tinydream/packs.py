@@ -230,9 +230,19 @@ def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:
     return shaped if shaped.dtype == np.int8 else model.quantise(shaped, table.source)
 
 
-def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
+def check_classes(table: Table, model: Model) -> None:
+    """Raises DataError when the table's labels cannot be the model's classes, or not for sure."""
     if table.n_classes > model.n_classes:
         raise DataError(f"{table.source}: {table.n_classes} classes, but the model tells {model.n_classes} apart")
+    if not table.ordered:
+        raise DataError(
+            f"{table.source}: labels are names ({', '.join(table.classes[:8])}), and the model knows its classes by "
+            "number only; give the names in the order of the model's outputs (classes=, --classes a,b,c)"
+        )
+
+
+def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
+    check_classes(table, model)
     embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source)
 

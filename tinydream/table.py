@@ -6,7 +6,7 @@ import csv
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ class Table:
 
     `values` is (n, *shape), integer or floating point and finite; `labels` is (n,), int64 in
     [0, n_classes); `classes` names them, in order. A class without rows is allowed here (a wearer may
-    never have rowed) and left out of a pack.
+    never have rowed) and left out of a pack. `ordered` is False when the labels were names and their order was
+    not given: they are then sorted, which need not be the order of a model's outputs.
     """
 
     values: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-    source: str = field(default="arrays")
+    source: str = "arrays"
+    ordered: bool = True
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,15 +74,17 @@ def table_from_arrays(
     given = np.asarray(labels)
     if given.shape != (len(array),):
         raise DataError(f"{source}: {len(array)} rows but labels of shape {given.shape}; one label a row is needed")
+    ordered = classes is not None or given.dtype.kind in "iufb"
     numbers, names = _number_labels(given, classes, source)
-    return Table(np.ascontiguousarray(array), numbers, names, source)
+    return Table(np.ascontiguousarray(array), numbers, names, source, ordered)
 
 
 def read(path: str | os.PathLike[str], *, label: str | None = None, labels: str | os.PathLike[str] | None = None,
          classes: Sequence[str] | int | None = None) -> Table:  # fmt: skip
     """Reads a Table from a file.
 
-    .csv: a header line; `label` names the label column, every other column is a feature.
+    .csv: a header line; `label` names the label column, every other column is a feature. Labels that are all whole
+    numbers are class numbers; otherwise they are names.
     .npz: arrays `x` and `y` (or another name for the labels in `label`).
     .npy: the rows; `labels` is the .npy of the labels.
     Raises DataError that says where the file is wrong.
@@ -201,7 +205,11 @@ def _read_csv(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[A
     values = np.array(rows, dtype=np.float64)
     if len(rows) and np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31:
         values = values.astype(np.int64)
-    return values, np.array(given, dtype=str)
+    names = np.array(given, dtype=str)
+    try:
+        return values, names.astype(np.int64)
+    except (ValueError, OverflowError):
+        return values, names
 
 
 def _numbers(cells: list[str], path: Path, line: int, names: list[str]) -> list[float]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -110,26 +110,20 @@ def train_base_model(table: Table, *, seed: int = 0, epochs: int = EPOCHS) -> by
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TensorFlow writes to the process's own stdout and stderr, some of it from C++; an error shows that text."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as sink, contextlib.ExitStack() as restore, warnings.catch_warnings():
+    """Keeps TensorFlow's chatter off the terminal: Python's streams, and the descriptors that its C++ writes to."""
+    with contextlib.ExitStack() as restore:
+        sink = restore.enter_context(tempfile.TemporaryFile())
+        restore.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         for number in (1, 2):
             kept = os.dup(number)
             restore.callback(os.close, kept)
             restore.callback(os.dup2, kept, number)
             os.dup2(sink.fileno(), number)
-        try:
-            yield
-        except Exception as error:
-            sink.seek(0)
-            tail = sink.read().decode(errors="replace")[-2000:]
-            error.add_note(tail) if hasattr(error, "add_note") else None
-            raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+        unheard = io.StringIO()
+        restore.enter_context(contextlib.redirect_stdout(unheard))
+        restore.enter_context(contextlib.redirect_stderr(unheard))
+        yield
 
 
 def _tensorflow() -> Any:

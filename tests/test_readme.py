@@ -1,0 +1,78 @@
+"""What README prints works as printed; and a wheel, away from the checkout, does what the checkout does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from tinydream import litert, table
+
+ROOT = Path(__file__).parent.parent
+
+
+def block(language: str) -> str:
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    assert len(found) == 1, language
+    return str(found[0])
+
+
+def run(command: list[str], folder: Path, **variables: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **variables}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_the_commands(folder: Path) -> None:
+    lines = block("sh").strip().splitlines()
+    assert len(lines) <= 15
+    said = run(["bash", "-euc", block("sh")], folder)
+    result = json.loads((folder / "demo" / "demo.json").read_text())
+    assert result["board"] == result["emulator"] == "microbit"
+    assert result["ram_used"] <= result["ram_total"] == 16384 and result["flash_used"] <= 262144
+    assert result["train_instructions_per_sample"] > 1000 and result["infer_instructions"] > 100_000
+    accuracies = [float(found) for found in re.findall(r"^([\d.]+) % of \d+ rows$", said, re.M)]
+    before, after, again = accuracies
+    assert before == round(100 * result["acc_before"], 1) and after == round(100 * result["acc_after"], 1)
+    assert after > before
+    tuned, test = (folder / "tuned.tflite").read_bytes(), table.read(folder / "demo" / "test.npz")
+    by_litert = float((litert.classify(tuned, test.values) == test.labels).mean())
+    assert abs(100 * by_litert - again) < 3  # int8 tail in LiteRT, f32 tail on the board
+
+
+def test_the_python(folder: Path) -> None:
+    assert len(block("python").strip().splitlines()) <= 16
+    tuned = (folder / "tuned.tflite").read_bytes()
+    said = run([sys.executable, "-c", block("python")], folder)
+    assert "accuracy" in said
+    assert (folder / "tuned.tflite").read_bytes() == tuned  # the command line and Python, twice on a fresh board
+
+
+def test_a_wheel_builds_firmware_away_from_the_checkout(folder: Path) -> None:
+    run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)], folder)
+    (wheel,) = folder.glob("tinydream-*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    python = str(folder / "venv" / "bin" / "python")
+    run([python, "-m", "pip", "install", "--quiet", str(wheel)], folder)
+    where = run([python, "-c", "import tinydream; print(tinydream.__file__)"], folder).strip()
+    assert str(folder / "venv") in where
+    for board in ("microbit", "host"):
+        command = [python, "-m", "tinydream", "build", "--board", board, "-o", f"out-{board}", "--json"]
+        built = json.loads(run(command, folder, TINYDREAM_CACHE=str(folder / "cache")))
+        assert Path(built["elf"]).exists() and built["board"] == board
+    python_block = block("python").replace("tuned.tflite", "wheel.tflite")
+    run([python, "-c", python_block], folder, TINYDREAM_CACHE=str(folder / "cache"))
+    assert (folder / "wheel.tflite").read_bytes() == (folder / "tuned.tflite").read_bytes()
