@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import cbor2
 import numpy as np
 import numpy.typing as npt
 
 from ._native import check, ffi, lib, status_name, view
-from .errors import DataError, FormatError
+from .errors import DataError, FormatError, UsageError
 from .files import atomic_write, write_sections
 from .reduction import WeightedSamples, condense, reduce, unsigned_rows
 from .table import Table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "model_inputs", "open_pack", "pack", "published_size"]
 
 Progress = Callable[[int, int], None]
+MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
 class Pack:
@@ -43,12 +45,14 @@ class Pack:
         section = ffi.new("td_section *")
         if lib.td_file_section(ffi.addressof(self.native, "file"), lib.TD_PACK_META, section) < 0:
             return {}
+        stream = io.BytesIO(ffi.buffer(section.data, section.size)[:])
         try:
-            meta = cbor2.loads(bytes(ffi.buffer(section.data, section.size)))
-        except (cbor2.CBORDecodeError, ValueError, EOFError) as error:
+            meta = cbor2.load(stream)
+        except Exception as error:  # the bytes are not trusted, and tags run many parsers
             raise FormatError(f"{self.source}: its metadata is not CBOR: {error}") from error
         classes = meta.get("classes", []) if isinstance(meta, dict) else None
-        if not isinstance(classes, list) or len(classes) not in (0, self.n_classes):
+        named = isinstance(classes, list) and len(classes) in (0, self.n_classes)
+        if stream.read() or not named or not all(isinstance(name, str) for name in classes):
             raise FormatError(f"{self.source}: its metadata does not name its {self.n_classes} classes")
         return dict(meta)
 
@@ -61,17 +65,14 @@ class Pack:
             f"{self.n_samples} samples, {len(self.data)} bytes)"
         )
 
-    @overload
-    def __getitem__(self, index: int) -> npt.NDArray[np.int32]: ...
-    @overload
-    def __getitem__(self, index: slice) -> npt.NDArray[np.int32]: ...
     def __getitem__(self, index: int | slice) -> npt.NDArray[np.int32]:
         """Row `index` as (features,), or a slice of rows as (k, features), in stored order."""
         if isinstance(index, slice):
             return self._rows(range(*index.indices(len(self))))[0]
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return self._rows(range(index % len(self), index % len(self) + 1))[0][0]
+        at = int(index) % len(self)
+        return self._rows(range(at, at + 1))[0].reshape(-1)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
         return (self[i] for i in range(len(self)))
@@ -137,6 +138,8 @@ class Pack:
         self, size: int, *, shuffle: int | None = None
     ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
         """Rows and labels, `size` at a time; `shuffle` is a seed."""
+        if size < 1:
+            raise UsageError(f"batches of {size} rows; at least 1 is needed")
         values, labels = self._rows(range(len(self)))
         order = np.arange(len(self)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(self))
         for start in range(0, len(self), size):
@@ -194,6 +197,7 @@ def pack(
     """
     if through is not None:
         table = _embed(table, through, progress)
+    unsigned_rows(table.flat())  # refuses rows that the replay set's rounding would make integers
     weights: npt.NDArray[np.float64] | None = None
     if replay is not None:
         samples = reduce(table, replay, method=method, seed=seed)
@@ -211,7 +215,8 @@ def published_size(table: Table, *, patience: int = 0) -> int:
     """Bytes of the published EntroGD: bases, deviations and ids of all rows under one bit plan, and the labels."""
     rows, _, width = unsigned_rows(table.flat())
     result = _compress(rows, width, patience)[1]
-    return (int(result.size_bits) + 7) // 8 + rows.shape[1] * width // 8 + len(rows)
+    n, d = rows.shape
+    return (int(result.size_bits) + 7) // 8 + int(d * width + 7) // 8 + n
 
 
 def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:
@@ -286,8 +291,6 @@ def _schema(
     table: Table, rows: npt.NDArray[np.uint32], n_parts: int, n_samples: int, minimum: int, width: int,
     model: Model | None,
 ) -> bytes:  # fmt: skip
-    if rows.shape[1] > lib.TD_MAX_FEATURES:
-        raise DataError(f"{table.source}: {rows.shape[1]} features; a row holds at most {lib.TD_MAX_FEATURES}")
     scale, zero_point, model_hash = (
         (model.embedding_scale, model.embedding_zero_point, model.embedding_hash) if model else (1.0, 0, 0)
     )
@@ -330,7 +333,7 @@ def _encode_under(
     rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None
 ) -> tuple[bytes, Any]:
     n, d = rows.shape
-    mask, _ = _compress(rows, width)
+    mask, plan = _compress(rows, width)
     group = np.zeros(n, dtype=np.uint32)
     size = lib.td_plan_work_size(n)
     work = ffi.new("uint64_t[]", size // 8 + 1)
@@ -338,8 +341,10 @@ def _encode_under(
     group_view = ffi.from_buffer("uint32_t[]", group)
     n_bases = check(lib.td_plan_group(rows_view, n, d, width, mask_view, group_view, work, size), "grouping rows")
     header = ffi.new("td_part_header *")
-    # Never larger than the rows, ids, bases, masks and offsets at full width each.
-    capacity = (3 * n + 4) * (d * width + 32) // 8 + 64
+    # The plan's own size, masks and offsets at full width, and the padding of four blocks.
+    capacity = (int(plan.size_bits) + 2 * d * width) // 8 + 4
+    if capacity > MAX_PART:
+        raise DataError(f"{n} rows of one class take {capacity} bytes; at most {MAX_PART} fit a pack. Split the table")
     out = ffi.new("uint8_t[]", capacity)
     offsets_view = ffi.NULL if offsets is None else view(offsets, "const uint32_t[]")
     length = check(

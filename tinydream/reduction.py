@@ -37,6 +37,11 @@ def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int
         raise DataError(
             "rows are floating point; pack them through a model (through=, --through) or scale them to integers"
         )
+    if values.shape[1] > lib.TD_MAX_FEATURES:
+        raise DataError(
+            f"{values.shape[1]} values a row; at most {lib.TD_MAX_FEATURES} fit. Pack them through a model "
+            "(through=, --through)"
+        )
     low, high = int(values.min()), int(values.max())
     if low < -(2**31) or high >= 2**31:
         raise DataError(f"values from {low} to {high} do not fit in signed 32 bits; subtract an offset or scale them")

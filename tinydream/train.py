@@ -92,9 +92,7 @@ class Trainer:
     @property
     def parameters(self) -> npt.NDArray[np.float32]:
         """A copy of the tail: per layer its weights row by row, then its biases."""
-        return np.frombuffer(
-            ffi.buffer(self._trainer.parameters, 4 * self._trainer.n_parameters), dtype=np.float32
-        ).copy()
+        return np.array(np.frombuffer(ffi.buffer(self._trainer.parameters, 4 * self._trainer.n_parameters), np.float32))
 
     @parameters.setter
     def parameters(self, values: npt.ArrayLike) -> None:
@@ -126,7 +124,9 @@ class Trainer:
         return float(self._trainer.logit_min), float(self._trainer.logit_max)
 
     def predict(self, embeddings: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-        """Classes (n,) of int8 embeddings (n, embedding_size)."""
+        """Classes (n,) of int8 embeddings (n, embedding_size). Raises DataError for rows of another size."""
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.model.embedding_size:
+            raise DataError(f"embeddings are (n, {self.model.embedding_size}) for this model, not {embeddings.shape}")
         scale, zero_point = np.float32(self.model.embedding_scale), np.float32(self.model.embedding_zero_point)
         real = np.ascontiguousarray(scale * (embeddings.astype(np.float32) - zero_point), dtype=np.float32)
         classes = np.empty(len(real), dtype=np.int64)
@@ -137,6 +137,8 @@ class Trainer:
     def _pass(self, epoch: int, *, train: bool) -> Epoch:
         label, weight, loss = ffi.new("uint32_t *"), ffi.new("float *"), ffi.new("float *")
         total, right, steps = np.float32(0), 0, self.steps
+        if steps == 0:
+            raise UsageError("this Trainer was made without a training set: it can only predict")
         for i in range(steps):
             status = lib.td_sampler_get(self._sampler, epoch, i, self._row, self._x, label, weight)
             check(status, f"sample {i} of epoch {epoch + 1}")
@@ -146,14 +148,12 @@ class Trainer:
                 predicted = lib.td_trainer_predict(self._trainer, self._x, label[0], loss)
             right += check(predicted, f"step {i} of epoch {epoch + 1}") == label[0]
             total += np.float32(loss[0])
-        self._check_finite()
-        return Epoch(epoch + 1, float(total) / steps, right / steps, steps)
-
-    def _check_finite(self) -> None:
-        if not np.isfinite(self.parameters).all():
+        if not (np.isfinite(total) and np.isfinite(self.parameters).all()):
             raise CoreError(
-                "the weights have left the range of f32; lower the learning rate", status=int(lib.TD_E_RANGE)
+                f"epoch {epoch + 1}: the weights have left the range of f32; lower the learning rate or l2",
+                status=int(lib.TD_E_RANGE),
             )
+        return Epoch(epoch + 1, float(total) / steps, right / steps, steps)
 
 
 def check_pack(model: Model, pack: Pack) -> None:

@@ -1,0 +1,129 @@
+"""A second reader of .tdz, written from docs/SPEC.md alone: no NumPy, no core, no speed."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+
+@dataclass
+class SpecPack:
+    rows: list[list[int]]
+    labels: list[int]
+    samples: list[tuple[list[float], int, float]]  # real values, label, weight
+    n_classes: int
+    scale: float
+    zero_point: int
+    model_hash: int
+    meta: bytes | None
+
+
+def log2up(n: int) -> int:
+    return (n - 1).bit_length()
+
+
+def read_sections(file: bytes, magic: bytes) -> dict[int, bytes]:
+    found, version, n, size, crc = struct.unpack_from("<4sHHII", file)
+    assert found == magic and version == 1 and n <= 32 and size <= len(file)
+    table = file[16 : 16 + 16 * n]
+    assert zlib.crc32(file[:12] + table) == crc
+    sections: dict[int, bytes] = {}
+    at = 16 + 16 * n
+    for kind, offset, length, crc in struct.iter_unpack("<IIII", table):
+        assert offset == at and zlib.crc32(file[at : at + length]) == crc
+        assert kind not in sections
+        sections[kind] = file[at : at + length]
+        at += length + -length % 4
+        assert not any(file[offset + length : at])
+    assert at == size
+    return sections
+
+
+class Block:
+    """Takes fields from a block; `end` checks its padding and says where the next one starts."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.bit = data, 8 * at
+
+    def field(self, n_bits: int) -> int:
+        bits = [self.data[i >> 3] >> (i & 7) & 1 for i in range(self.bit, self.bit + n_bits)]
+        self.bit += n_bits
+        return sum(bit << i for i, bit in enumerate(bits))
+
+    def end(self) -> int:
+        assert self.field(-self.bit % 8) == 0
+        return self.bit // 8
+
+
+def join(base: int, deviation: int, mask: int, width: int) -> int:
+    value = 0
+    for i in range(width):
+        if mask >> i & 1:
+            value |= (base & 1) << i
+            base >>= 1
+        else:
+            value |= (deviation & 1) << i
+            deviation >>= 1
+    return value
+
+
+def read_part(data: bytes, record: bytes, n_features: int, width: int) -> tuple[list[list[int]], int, int]:
+    """Stored values of a part's rows, its label, and where it ends."""
+    n, offset, label, n_bases, last = struct.unpack("<IIHHI", record)
+    n_deviation, flags = last & 0xFFFFFF, last >> 24
+    assert n and n_bases and flags < 4
+    features = range(n_features)
+    plan = Block(data, offset)
+    if flags & 2:
+        masks = [plan.field(width) for _ in features]
+    else:
+        counts = [plan.field(log2up(width + 1)) for _ in features]
+        assert max(counts) <= width
+        masks = [(1 << width) - (1 << width - count) for count in counts]
+    n_base = [mask.bit_count() for mask in masks]
+    assert sum(n_base) == n_features * width - n_deviation
+    at, offsets = plan.end(), [0] * n_features
+    if flags & 1:
+        block = Block(data, at)
+        offsets = [block.field(width) for _ in features]
+        at = block.end()
+    block = Block(data, at)
+    bases = [[block.field(bits) for bits in n_base] for _ in range(n_bases)]
+    block, rows = Block(data, block.end()), []
+    for _ in range(n):
+        base = bases[block.field(log2up(n_bases))]
+        own = [block.field(width - bits) for bits in n_base]
+        rows.append([join(base[f], own[f], masks[f], width) + offsets[f] for f in features])
+    return rows, label, block.end()
+
+
+def read_tdz(file: bytes) -> SpecPack:
+    sections = read_sections(file, b"TDZ1")
+    n_rows, n_samples, n_features, n_classes, n_parts, width, zero, minimum, scale, zero_point, model_hash, zero_too = (
+        struct.unpack("<IIHHHBBifiII", sections[1])
+    )
+    assert zero == zero_too == 0 and len(sections[2]) == 16 * n_parts
+    rows: list[list[int]] = []
+    labels: list[int] = []
+    first_rows, at = [], 0
+    for p in range(n_parts):
+        record = sections[2][16 * p : 16 * p + 16]
+        assert struct.unpack_from("<I", record, 4)[0] == at
+        stored, label, at = read_part(sections[3], record, n_features, width)
+        first_rows.append(len(rows))
+        rows += [[(minimum + value + 2**31) % 2**32 - 2**31 for value in row] for row in stored]
+        labels += [label] * len(stored)
+    assert at == len(sections[3]) and len(rows) == n_rows and max(labels) < n_classes
+
+    block = Block(sections[4], 0)
+    starts = [i for i in range(n_rows) if block.field(1)]
+    assert block.end() == len(sections[4]) and len(starts) == n_samples and set(first_rows) <= set(starts)
+    weights = [w for (w,) in struct.iter_unpack("<f", sections[5])] if 5 in sections else None
+    assert weights is None or len(weights) == n_samples
+    samples = []
+    for i, (start, stop) in enumerate(zip(starts, [*starts[1:], n_rows], strict=True)):
+        mean = [sum(column) / (stop - start) for column in zip(*rows[start:stop], strict=True)]
+        weight = weights[i] if weights else float(stop - start)
+        samples.append(([scale * (value - zero_point) for value in mean], labels[start], weight))
+    return SpecPack(rows, labels, samples, n_classes, scale, zero_point, model_hash, sections.get(6))

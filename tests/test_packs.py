@@ -1,0 +1,480 @@
+"""Packs: nothing is lost, the format is the specified one, and no bytes do harm."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spec_reader import read_tdz
+
+from tinydream import files
+from tinydream._native import ffi, lib, view
+from tinydream.errors import DataError, FormatError, TinyDreamError, UsageError
+from tinydream.files import write_sections
+from tinydream.packs import Pack, open_pack, pack, published_size
+from tinydream.table import Table, table_from_arrays
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+QUICK = settings(max_examples=100, deadline=None)
+
+
+@st.composite
+def tables(draw: Any) -> Table:
+    """Rows of any integer type and width, any number of rows a class, down to one; constant columns turn up."""
+    dtype = np.dtype(draw(st.sampled_from(["b1", "i1", "u1", "i2", "u2", "i4", "i8"])))
+    span = {"b": (0, 1), "i": (-(2**31), 2**31 - 1), "u": (0, 2**31 - 1)}[dtype.kind]
+    if dtype.kind != "b":
+        info = np.iinfo(dtype)
+        span = max(span[0], info.min), min(span[1], info.max)
+    ends = sorted(draw(st.lists(st.integers(*span), min_size=2, max_size=2)))
+    n, d = draw(st.integers(1, 40)), draw(st.sampled_from([1, 2, 3, 7, 33, 120]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = random.integers(ends[0], ends[1], (draw(st.integers(1, n)), d), endpoint=True)
+    values = values[random.integers(0, len(values), n)]
+    values[:, random.random(d) < 0.3] = ends[0]
+    labels = draw(st.lists(st.integers(0, draw(st.integers(0, 9))), min_size=n, max_size=n))
+    return table_from_arrays(values.astype(dtype), labels, classes=draw(st.sampled_from([10, 1024])))
+
+
+def multiset(rows: Any, labels: Any) -> Counter[tuple[int, ...]]:
+    return Counter((int(label), *map(int, row)) for row, label in zip(rows, labels, strict=True))
+
+
+@QUICK
+@given(table=tables(), per_class=st.integers(1, 12), method=st.sampled_from(["variance", "entrogede"]))
+def test_nothing_is_lost(table: Table, per_class: int, method: str) -> None:
+    made = pack(table, per_class=per_class, method=method)
+    assert multiset(made[:], made.labels) == multiset(table.flat(), table.labels)
+    assert (len(made), made.n_features, made.classes) == (len(table), table.flat().shape[1], table.classes)
+    assert np.array_equal(np.array(list(made)), made[:]) and np.array_equal(made[-1], made[len(made) - 1])
+    assert sum(made.sections().values()) == len(made.data) and len(Pack(made.data)) == len(made)
+
+    condensed = made.condensed
+    assert len(condensed) == made.n_samples <= per_class * len(set(table.labels.tolist()))
+    assert condensed.weights.sum() == len(table)
+    first, count = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    rows, labels, at = made[:].astype(np.float64), made.labels, 0
+    for i in range(len(condensed)):
+        assert lib.td_pack_sample_rows(made.native, i, first, count) == 0 and first[0] == at
+        at += count[0]
+        assert set(labels[first[0] : at].tolist()) == {condensed.labels[i]} and condensed.weights[i] == count[0]
+        of_sample = rows[first[0] : at]
+        tolerance = 4e-7 * np.abs(of_sample).max()  # f32: exact while sums stay below 2^24
+        np.testing.assert_allclose(condensed.values[i], of_sample.mean(axis=0), rtol=2e-7, atol=tolerance)
+    assert at == len(made) and lib.td_pack_sample_rows(made.native, made.n_samples, first, count) == lib.TD_E_RANGE
+
+
+@QUICK
+@given(table=tables(), method=st.sampled_from(["variance", "entrogede"]), replay=st.booleans())
+def test_the_specified_reader_agrees(table: Table, method: str, replay: bool) -> None:
+    made = pack(table, per_class=3, method=method, replay=30 if replay else None)
+    assert_as_specified(made)
+
+
+def assert_as_specified(made: Pack) -> None:
+    spec = read_tdz(made.data)
+    assert spec.rows == made[:].tolist() and spec.labels == made.labels.tolist()
+    condensed = made.condensed
+    assert [label for _, label, _ in spec.samples] == condensed.labels.tolist()
+    assert [weight for _, _, weight in spec.samples] == condensed.weights.tolist()
+    scale = max(1.0, float(np.abs(made[:].astype(np.float64)).max()))
+    values = [values for values, _, _ in spec.samples]
+    np.testing.assert_allclose(condensed.values, values, rtol=4e-7, atol=4e-7 * scale * made.scale)
+
+
+@pytest.mark.parametrize("method", ["variance", "entrogede", "random"])
+def test_a_replay_set_weighs_as_much_as_its_rows(method: str) -> None:
+    table = table_from_arrays(np.random.default_rng(0).integers(-128, 128, (90, 8), np.int8), np.repeat([0, 1, 2], 30))
+    replay = pack(table, replay=12, method=method, seed=5)
+    assert len(replay) == replay.n_samples <= 12
+    assert replay.condensed.weights.sum() == (12 if method == "random" else 90)
+    assert np.array_equal(replay.condensed.values, replay[:])
+
+
+def test_real_values_use_scale_and_zero_point() -> None:
+    data = sections_of(GOLDEN.joinpath("masks.tdz").read_bytes())
+    schema = bytearray(data[lib.TD_PACK_SCHEMA])
+    struct.pack_into("<fi", schema, 20, 0.25, -7)
+    plain, scaled = Pack(rebuild(data)), Pack(rebuild({**data, lib.TD_PACK_SCHEMA: bytes(schema)}))
+    np.testing.assert_allclose(scaled.condensed.values, 0.25 * (plain.condensed.values + 7), rtol=1e-6)
+    assert (scaled.scale, scaled.zero_point) == (0.25, -7)
+
+
+def test_ours_is_never_larger_than_the_published_plan() -> None:
+    random = np.random.default_rng(1)
+    for seed in range(4):
+        rows = (random.normal(size=(300, 12)) * 5 + seed * 20).astype(np.int16)
+        table = table_from_arrays(rows, random.integers(0, 3, 300))
+        ours, published = pack(table), pack(table, method="entrogede")
+        assert len(ours.data) <= len(published.data) < published_size(table) + 300
+
+
+def test_published_size_is_the_formula() -> None:
+    table = table_from_arrays(np.repeat([[1, 4], [6, 3]], 50, axis=0), np.zeros(100))
+    # Less the minimum the rows are (0, 3) and (5, 2): the bits that vary all split the same way. 2 bases of 6 bits,
+    # no deviation, ids of 1 bit; a mask of 6 bits; a byte a label. (One base less: 6 bits, but 3 bits a row.)
+    assert published_size(table) == (2 * 6 + 100 * 1 + 7) // 8 + 1 + 100
+
+
+def test_rows_by_index() -> None:
+    made = pack(table_from_arrays(np.arange(10).reshape(5, 2), [0, 0, 1, 1, 1]))
+    assert made[np.int64(2)].tolist() == [4, 5] and made[1:-1:2].tolist() == [[2, 3], [6, 7]] and len(made[4:1]) == 0
+    for index in (5, -6):
+        with pytest.raises(IndexError, match="of 5"):
+            made[index]
+    assert "5 rows x 2" in repr(made) and made.raw_float32_size == 5 * 9
+
+
+def test_batches() -> None:
+    made = pack(table_from_arrays(np.arange(10).reshape(10, 1), [0] * 5 + [1] * 5))
+    in_order = list(made.batches(4))
+    assert [len(rows) for rows, _ in in_order] == [4, 4, 2]
+    assert np.concatenate([rows for rows, _ in in_order]).tolist() == made[:].tolist()
+    shuffled = [np.concatenate([rows for rows, _ in made.batches(4, shuffle=s)]).ravel().tolist() for s in (1, 1, 2)]
+    assert shuffled[0] == shuffled[1] != shuffled[2] and sorted(shuffled[2]) == list(range(10))
+    with pytest.raises(UsageError, match="0 rows"):
+        next(made.batches(0))
+
+
+@pytest.mark.parametrize("replay", [None, 2])
+@pytest.mark.parametrize("method", ["variance", "entrogede", "random"])
+def test_floats_without_a_model_are_refused(method: str, replay: int | None) -> None:
+    with pytest.raises(TinyDreamError, match=r"floating point|groups rows"):
+        pack(table_from_arrays([[0.25], [0.75]], [0, 1]), replay=replay, method=method)
+    if replay:
+        with pytest.raises(DataError, match="through"):
+            pack(table_from_arrays([[0.25], [0.75]], [0, 1]), replay=replay, method=method)
+
+
+def test_rows_that_are_too_long_are_refused() -> None:
+    with pytest.raises(DataError, match="4097 values a row"):
+        pack(table_from_arrays(np.zeros((2, 4097), np.int8), [0, 1]))
+
+
+# ------------------------------------------------------------------ golden files
+
+
+def golden_packs() -> dict[str, Callable[[], Pack]]:
+    random = np.random.default_rng(7)
+    clusters = random.integers(-90, 90, (4, 6))[np.arange(40) % 4] + random.integers(-3, 4, (40, 6))
+    wide = np.array([[-(2**31), 5], [2**31 - 1, 5], [0, 5]])
+    table = table_from_arrays(clusters.astype(np.int8), np.arange(40) % 2, classes=["sit", "run"])
+    return {
+        "masks.tdz": lambda: pack(table, per_class=4, method="entrogede"),
+        "offsets.tdz": lambda: pack(table_from_arrays(clusters + np.arange(40)[:, None] % 2 * 1000, np.arange(40) % 2)),
+        "replay.tdz": lambda: pack(table, replay=6),
+        "wide.tdz": lambda: pack(table_from_arrays(wide, [2, 0, 0], classes=3), per_class=1),
+        "one.tdz": lambda: pack(table_from_arrays([[True]], [0])),
+    }
+
+
+HASHES = {
+    "masks.tdz": "9b217a6d9a654cb415abc5a92d56297756629464973abdf6614d98f5aaa7505c",
+    "offsets.tdz": "cc1ca5d8b453293b8941472d79ce169ea99202e6a1be2a11faa3de9229fd83f3",
+    "replay.tdz": "5ce45b319ebf72003486b627e77383208a3791c21dc4247553cf8ef3a2deb4e6",
+    "wide.tdz": "c62dc4e11cb7a6dabdff7cc1a3a2bf9b022be6adf7ec6eb6be72798b6b360a3d",
+    "one.tdz": "68b95413353f1ed3f76544efeda6ee3bd761c3270da85b8bda706a23dd31815d",
+}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_golden(name: str) -> None:
+    data = (GOLDEN / name).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == HASHES[name]
+    made = golden_packs()[name]()
+    assert made.data == data, "the encoder writes other bytes than it did: a new format version, or a bug"
+    assert_as_specified(open_pack(GOLDEN / name))
+
+
+def test_golden_files_show_every_feature() -> None:
+    def flags(name: str) -> int:
+        return sections_of((GOLDEN / name).read_bytes())[lib.TD_PACK_PARTS][15]
+
+    assert flags("masks.tdz") & lib.TD_PART_MASKS and not flags("wide.tdz") & lib.TD_PART_MASKS
+    assert flags("offsets.tdz") & lib.TD_PART_OFFSETS and not flags("masks.tdz") & lib.TD_PART_OFFSETS
+    assert lib.TD_PACK_WEIGHTS in sections_of((GOLDEN / "replay.tdz").read_bytes())
+    assert open_pack(GOLDEN / "masks.tdz").classes == ("sit", "run")
+    assert open_pack(GOLDEN / "wide.tdz").native.width == 32
+
+
+# ------------------------------------------------------------------ damaged and hostile bytes
+
+
+def sections_of(data: bytes) -> dict[int, bytes]:
+    n = struct.unpack_from("<H", data, 6)[0]
+    table = struct.iter_unpack("<IIII", data[16 : 16 + 16 * n])
+    return {kind: data[offset : offset + size] for kind, offset, size, _ in table}
+
+
+def rebuild(sections: dict[int, bytes]) -> bytes:
+    return write_sections(lib.TD_MAGIC_PACK, sections)
+
+
+def repair(data: bytes) -> bytes:
+    """The bytes with every CRC made right again."""
+    fixed = bytearray(data)
+    n = min(struct.unpack_from("<H", fixed, 6)[0], (len(fixed) - 16) // 16)
+    for entry in range(16, 16 + 16 * n, 16):
+        offset, size = struct.unpack_from("<II", fixed, entry + 4)
+        struct.pack_into("<I", fixed, entry + 12, zlib.crc32(fixed[offset : offset + size]))
+    struct.pack_into("<I", fixed, 12, zlib.crc32(fixed[:12] + fixed[16 : 16 + 16 * n]))
+    return bytes(fixed)
+
+
+def exercise(data: bytes) -> Pack | None:
+    """Opens and reads everything; None when the bytes are refused as they should be."""
+    try:
+        opened = Pack(data)
+    except FormatError:
+        return None
+    rows, labels = opened._rows(range(len(opened)))
+    assert rows.shape == (len(opened), opened.n_features) and (labels < opened.n_classes).all()
+    condensed = opened.condensed
+    assert len(condensed) == opened.n_samples and all(isinstance(name, str) for name in opened.classes)
+    return opened
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_truncated_at_every_length(name: str) -> None:
+    data = (GOLDEN / name).read_bytes()
+    assert all(exercise(data[:size]) is None for size in range(len(data)))
+    assert exercise(data + b"\xff" * 9) is not None  # as in a flash partition
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_every_byte_flipped_is_noticed(name: str) -> None:
+    data = (GOLDEN / name).read_bytes()
+    for i in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            assert exercise(data[:i] + bytes([data[i] ^ mask]) + data[i + 1 :]) is None, i
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_hostile_bytes_with_right_checksums(name: str) -> None:
+    data = (GOLDEN / name).read_bytes()
+    opened = 0
+    for i in range(len(data)):
+        for value in {0, 1, 0x7F, 0x80, 0xFF, data[i] ^ 1, (data[i] + 1) & 0xFF}:
+            opened += exercise(repair(data[:i] + bytes([value]) + data[i + 1 :])) is not None
+    assert opened > 0  # a pack with another value in a row is a pack
+
+
+@settings(max_examples=400, deadline=None)
+@given(name=st.sampled_from(sorted(HASHES)), kind=st.integers(1, 6), seed=st.integers(0, 2**32))
+def test_hostile_sections(name: str, kind: int, seed: int) -> None:
+    rng, sections = random.Random(seed), sections_of((GOLDEN / name).read_bytes())
+    section = bytearray(sections.get(kind, b""))
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randint(0, len(section))
+        section[at : at + rng.randint(0, 4)] = rng.choice([b"", b"\0", b"\xff" * 4, rng.randbytes(rng.randint(1, 9))])
+    exercise(rebuild({**sections, kind: bytes(section)}))
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+def test_a_missing_section_is_noticed(kind: int) -> None:
+    sections = sections_of((GOLDEN / "masks.tdz").read_bytes())
+    del sections[kind]
+    assert exercise(rebuild(sections)) is None
+    assert exercise(rebuild({**sections, kind: b""})) is None
+
+
+def test_sections_of_other_kinds_are_skipped() -> None:
+    sections = sections_of((GOLDEN / "masks.tdz").read_bytes())
+    opened = exercise(rebuild({**sections, 99: b"later"}))
+    assert opened is not None and opened.sections()["meta"] == len(sections[lib.TD_PACK_META])
+
+
+SCHEMA_FIELDS = [("<I", 0, 0), ("<I", 0, 2**28), ("<I", 4, 0), ("<I", 4, 41), ("<H", 8, 0), ("<H", 8, 4097),
+                 ("<H", 10, 0), ("<H", 10, 1025), ("<H", 10, 1), ("<H", 12, 0), ("<H", 12, 1), ("<B", 14, 0),
+                 ("<B", 14, 33), ("<B", 15, 1), ("<f", 20, 0.0), ("<f", 20, -1.0), ("<f", 20, float("nan")),
+                 ("<f", 20, float("inf")), ("<I", 32, 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "offset", "value"), SCHEMA_FIELDS)
+def test_schema_out_of_range(form: str, offset: int, value: float) -> None:
+    sections = sections_of((GOLDEN / "masks.tdz").read_bytes())
+    schema = bytearray(sections[lib.TD_PACK_SCHEMA])
+    struct.pack_into(form, schema, offset, value)
+    assert exercise(rebuild({**sections, lib.TD_PACK_SCHEMA: bytes(schema)})) is None
+
+
+@pytest.mark.parametrize(
+    "weights", [[float("nan")] * 6, [-1.0] * 6, [0.0] * 6, [9e29] * 6, [2e30, 0, 0, 0, 0, 0], [1.0]]
+)
+def test_wrong_weights(weights: list[float]) -> None:
+    sections = sections_of((GOLDEN / "replay.tdz").read_bytes())
+    sections[lib.TD_PACK_WEIGHTS] = struct.pack(f"<{len(weights)}f", *weights)
+    assert exercise(rebuild(sections)) is None
+
+
+def test_padding_bits_are_checked() -> None:
+    sections = sections_of((GOLDEN / "wide.tdz").read_bytes())
+    for kind in (lib.TD_PACK_DATA, lib.TD_PACK_SAMPLES):
+        padded = 0
+        for bit in range(8 * len(sections[kind])):
+            changed = bytearray(sections[kind])
+            changed[bit >> 3] ^= 1 << (bit & 7)
+            data = rebuild({**sections, kind: bytes(changed)})
+            try:
+                read_tdz(data)
+            except AssertionError:
+                padded += 1
+                assert exercise(data) is None, (kind, bit)
+        assert padded > 0
+
+
+META = [b"", b"\xff", cbor2.dumps([]), cbor2.dumps({"classes": ["a"]}), cbor2.dumps({"classes": ["a", 2]}),
+        cbor2.dumps({"classes": "ab"}), b"\x81" * 50_000, cbor2.dumps({"classes": ["a", "b"]}) + b"\0",
+        b"\xa1\x67classes\x82\x61a\xc5\x82\x1a\x7f\xff\xff\xff\x01", b"\x9b\x7f" + b"\xff" * 7,
+        b"\xd8\x23\x61("]  # fmt: skip
+
+
+@pytest.mark.parametrize("meta", META, ids=range(len(META)))
+def test_wrong_metadata(meta: bytes) -> None:
+    sections = sections_of((GOLDEN / "masks.tdz").read_bytes())
+    with pytest.raises(FormatError, match="metadata"):
+        Pack(rebuild({**sections, lib.TD_PACK_META: meta}))
+
+
+def test_not_a_pack(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"gone\.tdz: cannot be read"):
+        open_pack(tmp_path / "gone.tdz")
+    for data in (b"", b"TDZ1", b"PK\x03\x04" + bytes(60), rebuild({}), bytes(1000)):
+        (tmp_path / "t.tdz").write_bytes(data)
+        with pytest.raises(FormatError, match=r"t\.tdz: not a whole \.tdz"):
+            open_pack(tmp_path / "t.tdz")
+    model = bytearray((GOLDEN / "one.tdz").read_bytes())
+    model[:4] = b"TDM1"
+    assert exercise(repair(bytes(model))) is None
+    model[:6] = b"TDZ1\x02\x00"
+    with pytest.raises(FormatError, match="version"):
+        Pack(repair(bytes(model)))
+
+
+# ------------------------------------------------------------------ encoding through the core
+
+
+def encode(rows: np.ndarray, mask: list[int], group: list[int], n_bases: int, *, width: int = 4, capacity: int = 99,
+           offsets: list[int] | None = None) -> int:  # fmt: skip
+    numbers = [view(np.array(v, np.uint32), "const uint32_t[]") for v in (rows, mask, group)]
+    given = ffi.NULL if offsets is None else view(np.array(offsets, np.uint32), "const uint32_t[]")
+    out, header = ffi.new("uint8_t[]", 99), ffi.new("td_part_header *")
+    status = lib.td_encode_part(numbers[0], len(rows), len(mask), width, numbers[1], given, numbers[2], n_bases, out,
+                                capacity, header)  # fmt: skip
+    assert bytes(ffi.buffer(out))[max(0, status) if status < 0 else status :].strip(b"\0") == b"" or status < 0
+    return int(status)
+
+
+def test_the_encoder_refuses_what_it_cannot_write() -> None:
+    rows = np.array([[1, 2], [3, 15]])
+    size = encode(rows, [8, 12], [0, 1], 2)
+    assert size > 0 and encode(rows, [8, 12], [0, 1], 2, capacity=size) == size
+    assert encode(rows, [8, 12], [0, 1], 2, capacity=size - 1) == lib.TD_E_FULL
+    assert encode(rows, [16, 12], [0, 1], 2) == lib.TD_E_ARGUMENT  # a mask bit above the width
+    assert encode(rows, [8, 12], [0, 2], 2) == lib.TD_E_ARGUMENT  # a group past the bases
+    assert encode(rows, [8, 12], [0, 0], 0) == lib.TD_E_ARGUMENT
+    assert encode(rows, [8, 12], [0, 0], 65536) == lib.TD_E_ARGUMENT
+    assert encode(rows, [8, 12], [0, 1], 2, width=33) == lib.TD_E_ARGUMENT
+    assert encode(rows, [4, 4], [0, 1], 2, width=3) == lib.TD_E_RANGE  # a value above the width
+    assert encode(rows, [8, 12], [0, 1], 2, offsets=[16, 0]) == lib.TD_E_RANGE
+
+
+def test_a_section_file_that_is_too_large_is_not_written() -> None:
+    sections = ffi.new("td_section[]", 2)
+    for section in sections:
+        section.size = 2**31
+    assert lib.td_file_size(sections, 2) == 2**32 - 1
+    assert lib.td_file_write(lib.TD_MAGIC_PACK, sections, 2, ffi.new("uint8_t[]", 64), 2**32 - 1) == lib.TD_E_FULL
+    assert lib.td_file_write(lib.TD_MAGIC_PACK, sections, 33, ffi.new("uint8_t[]", 64), 64) == lib.TD_E_ARGUMENT
+
+
+# ------------------------------------------------------------------ saving
+
+
+def test_save_and_open(tmp_path: Path) -> None:
+    made = pack(table_from_arrays([[1], [2]], ["a", "b"]))
+    made.save(tmp_path / "new" / "t.tdz")
+    again = open_pack(tmp_path / "new" / "t.tdz")
+    assert again.data == made.data and again.classes == ("a", "b")
+    assert (tmp_path / "new" / "t.tdz").stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Function and which call of it, in the order of the work.
+STEPS = [("tempfile.mkstemp", 0), ("os.fdopen", 0), ("os.fsync", 0), ("os.chmod", 0), ("Path.replace", 0),
+         ("os.open", 1), ("os.fsync", 1), ("os.close", 0)]  # fmt: skip
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt: not an Exception."""
+
+
+@pytest.mark.parametrize("error", [OSError, Interrupted])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupted_save_leaves_a_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[str, int], error: type[BaseException], after: bool
+) -> None:
+    """Each step fails before or after it took effect; then the old file or the new one is there, and no other."""
+    path, old, new = tmp_path / "t.tdz", b"old" * 9, b"new" * 5000
+    path.write_bytes(old)
+    (module, name), number = step[0].split("."), step[1]
+    real = getattr(getattr(files, module), name)
+    calls = iter(range(99))
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        fails = next(calls) == number
+        result = None if fails and not after else real(*arguments, **options)
+        if fails:
+            raise error("interrupted")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(files, module), name, failing)
+        with pytest.raises(error, match="interrupted"):
+            files.atomic_write(path, new)
+    replaced = STEPS.index(step) > STEPS.index(("Path.replace", 0)) or (name == "replace" and after)
+    assert path.read_bytes() == (new if replaced else old)
+    if not (name == "mkstemp" and after):  # then nobody knows the name yet
+        assert [p.name for p in tmp_path.iterdir()] == ["t.tdz"]
+    files.atomic_write(path, new)
+    assert path.read_bytes() == new
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=st.integers(0, 5000))
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int) -> None:
+    path = tmp_path / "t.tdz"
+    path.write_bytes(b"old")
+
+    def small_disk(handle: int, mode: str) -> Any:
+        class Disk(io.FileIO):
+            def write(self, data: Any) -> int:
+                super().write(data[:written])
+                raise OSError(28, "No space left on device")
+
+        return Disk(handle, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fdopen", small_disk)
+        with pytest.raises(OSError, match="No space"):
+            files.atomic_write(path, b"n" * 5000)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["t.tdz"]
