@@ -50,7 +50,7 @@ class Pack:
             meta = cbor2.load(stream)
         except Exception as error:  # the bytes are not trusted, and tags run many parsers
             raise FormatError(f"{self.source}: its metadata is not CBOR: {error}") from error
-        classes = meta.get("classes", []) if isinstance(meta, dict) else None
+        classes: Any = meta.get("classes", []) if isinstance(meta, dict) else None
         named = isinstance(classes, list) and len(classes) in (0, self.n_classes)
         if stream.read() or not named or not all(isinstance(name, str) for name in classes):
             raise FormatError(f"{self.source}: its metadata does not name its {self.n_classes} classes")
@@ -216,7 +216,7 @@ def published_size(table: Table, *, patience: int = 0) -> int:
     rows, _, width = unsigned_rows(table.flat())
     result = _compress(rows, width, patience)[1]
     n, d = rows.shape
-    return (int(result.size_bits) + 7) // 8 + int(d * width + 7) // 8 + n
+    return (int(result.size_bits) + 7) // 8 + (int(d) * width + 7) // 8 + int(n)
 
 
 def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:
