@@ -72,7 +72,7 @@ def test_a_wheel_builds_firmware_away_from_the_checkout(folder: Path) -> None:
     for board in ("microbit", "host"):
         command = [python, "-m", "tinydream", "build", "--board", board, "-o", f"out-{board}", "--json"]
         built = json.loads(run(command, folder, TINYDREAM_CACHE=str(folder / "cache")))
-        assert Path(built["elf"]).exists() and built["board"] == board
+        assert (folder / built["elf"]).exists() and built["board"] == board
     python_block = block("python").replace("tuned.tflite", "wheel.tflite")
     run([python, "-c", python_block], folder, TINYDREAM_CACHE=str(folder / "cache"))
     assert (folder / "wheel.tflite").read_bytes() == (folder / "tuned.tflite").read_bytes()
