@@ -61,6 +61,12 @@ def test_the_python(folder: Path) -> None:
     assert (folder / "tuned.tflite").read_bytes() == tuned  # the command line and Python, twice on a fresh board
 
 
+def test_the_example(folder: Path) -> None:
+    said = run([sys.executable, str(ROOT / "examples" / "shrink.py"), "demo"], folder)
+    assert {"variance", "entrogede", "random"} <= {line.split()[0] for line in said.splitlines()}
+    assert (folder / "shrink.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_wheel_builds_firmware_away_from_the_checkout(folder: Path) -> None:
     run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)], folder)
     (wheel,) = folder.glob("tinydream-*.whl")

@@ -11,7 +11,7 @@ from typing import Any
 from .errors import UsageError
 from .files import atomic_write
 
-__all__ = ["draw_demo"]
+__all__ = ["draw_curves", "draw_demo"]
 
 BEFORE, AFTER, FULL = "#b8c4ce", "#1f6f8b", "#d98e04"
 PURPOSES = ("#33475b", "#5c7c99", "#1f6f8b", "#39a2ae", "#9bd1c6", "#e4e9ed")
@@ -31,10 +31,30 @@ def draw_demo(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         f"{result['mode'] if result['mode'] != 'full' else 'rows'}, {result['n_replay_samples']} replayed",
         fontsize=11,
     )
+    atomic_write(Path(path), _png(plt, figure))
+
+
+def draw_curves(budgets: Sequence[int], curves: Mapping[str, Sequence[float]], all_rows: float) -> bytes:
+    """Accuracy against the number of samples, a curve a method, as a PNG. `all_rows`: what the whole set reaches."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for (method, values), colour in zip(curves.items(), (AFTER, FULL, "#7a8793", "#33475b"), strict=False):
+        axes.plot(budgets, [100 * value for value in values], "o-", color=colour, label=method)
+    axes.axhline(100 * all_rows, color="#33475b", linestyle=":", label="all rows")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(budgets, [str(n) for n in budgets])
+    axes.set_xlabel("samples trained on")
+    axes.set_ylabel("accuracy on rows held back, %")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(plt, figure)
+
+
+def _png(plt: Any, figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
-    atomic_write(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _accuracy(axes: Any, result: Mapping[str, Any]) -> None:
