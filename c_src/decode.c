@@ -188,7 +188,8 @@ static int check_samples(td_pack *pack)
         if (!(weight >= 0.0f) || weight > 1e30f) return TD_E_FORMAT;
         pack->total_weight += weight;
     }
-    return pack->total_weight > 0.0f && pack->total_weight < 1e30f ? TD_OK : TD_E_FORMAT;
+    /* The sampler divides by it: the quotient must stay finite. */
+    return pack->total_weight >= 1e-6f && pack->total_weight < 1e30f ? TD_OK : TD_E_FORMAT;
 }
 
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)

@@ -312,7 +312,7 @@ def test_schema_out_of_range(form: str, offset: int, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [[float("nan")] * 6, [-1.0] * 6, [0.0] * 6, [9e29] * 6, [2e30, 0, 0, 0, 0, 0], [1.0]]
+    "weights", [[float("nan")] * 6, [-1.0] * 6, [0.0] * 6, [1e-38] * 6, [9e29] * 6, [2e30, 0, 0, 0, 0, 0], [1.0]]
 )
 def test_wrong_weights(weights: list[float]) -> None:
     sections = sections_of((GOLDEN / "replay.tdz").read_bytes())

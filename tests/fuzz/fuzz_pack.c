@@ -1,0 +1,88 @@
+/* Any bytes as a .tdz: td_pack_open refuses them or every row and sample reads within them. Checksums are repaired
+ * first, else no mutation would get past them. Seeds: tests/golden/. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "td_internal.h"
+
+enum { MAX_VALUES = 1 << 16 };
+
+static void require(int condition)
+{
+    if (!condition) abort();
+}
+
+static void repair(uint8_t *bytes, uint32_t size)
+{
+    if (size < TD_FILE_HEADER) return;
+    td_put32(bytes, TD_MAGIC_PACK);
+    uint32_t n = td_get16(bytes + 6);
+    if (n > TD_FILE_MAX_SECTIONS || TD_FILE_HEADER + TD_FILE_ENTRY * n > size) return;
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *entry = bytes + TD_FILE_HEADER + TD_FILE_ENTRY * i;
+        uint32_t offset = td_get32(entry + 4), length = td_get32(entry + 8);
+        if (offset <= size && length <= size - offset) td_put32(entry + 12, td_crc32(0, bytes + offset, length));
+    }
+    uint32_t crc = td_crc32(0, bytes, 12);
+    td_put32(bytes + 12, td_crc32(crc, bytes + TD_FILE_HEADER, TD_FILE_ENTRY * (size_t)n));
+}
+
+static void read_rows(td_pack *pack, int32_t *row)
+{
+    uint32_t label;
+    for (uint32_t i = 0; i < pack->n_rows; i++) {
+        require(td_pack_row(pack, i, row, &label) == TD_OK && label < pack->n_classes);
+    }
+    for (uint32_t i = pack->n_rows; i-- > 0;) require(td_pack_row(pack, i, row, NULL) == TD_OK);
+    require(td_pack_row(pack, pack->n_rows, row, &label) == TD_E_RANGE);
+}
+
+static void read_samples(td_pack *pack, int32_t *row, float *values)
+{
+    uint32_t label, first, count, rows = 0;
+    float weight;
+    for (uint32_t i = 0; i < pack->n_samples; i++) {
+        require(td_pack_sample_rows(pack, i, &first, &count) == TD_OK && first == rows && count > 0);
+        require(td_pack_sample(pack, i, row, values, &label, &weight) == TD_OK);
+        require(label < pack->n_classes && weight >= 0.0f);
+        rows += count;
+    }
+    require(rows == pack->n_rows && td_pack_sample_rows(pack, pack->n_samples, &first, &count) == TD_E_RANGE);
+}
+
+static void draw(td_pack *pack, int32_t *row, float *values)
+{
+    for (uint32_t mode = 0; mode <= TD_MODE_STRATIFIED; mode++) {
+        td_sampler sampler;
+        td_sampler_config config = {mode, pack->n_rows, 1.0f};
+        uint32_t label;
+        float weight;
+        require(td_sampler_init(&sampler, pack, pack, &config) == TD_OK);
+        for (uint32_t i = 0; i < td_sampler_size(&sampler); i++) {
+            require(td_sampler_get(&sampler, 3, i, row, values, &label, &weight) == TD_OK && weight >= 0.0f);
+        }
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    td_pack pack;
+    uint8_t *bytes = malloc(size ? size : 1);
+    require(bytes != NULL && size <= UINT32_MAX);
+    memcpy(bytes, data, size);
+    repair(bytes, (uint32_t)size);
+    if (td_pack_open(&pack, bytes, (uint32_t)size) == TD_OK && (uint64_t)pack.n_rows * pack.n_features < MAX_VALUES) {
+        int32_t *row = malloc(pack.n_features * sizeof *row);
+        float *values = malloc(pack.n_features * sizeof *values);
+        require(row && values);
+        read_rows(&pack, row);
+        if ((uint64_t)pack.n_rows * pack.n_samples < MAX_VALUES) { /* finding a sample scans the bitmap */
+            read_samples(&pack, row, values);
+            draw(&pack, row, values);
+        }
+        free(values);
+        free(row);
+    }
+    free(bytes);
+    return 0;
+}
