@@ -67,6 +67,7 @@ def pull(device: Device, model: Model, tflite: bytes) -> bytes:
         raise BoardError(
             "the weights on the board belong to another model; name the .tflite that was pushed, or push this one first"
         )
-    if weights.sequence == 0:
+    # A board counts saves over all models; without a range of logits these weights are the model's own.
+    if weights.sequence == 0 or weights.logit_range == (0.0, 0.0):
         raise BoardError("the board has not saved any trained weights for this model; run `tinydream train` first")
     return write_back(tflite, model, weights.parameters, weights.logit_range)
