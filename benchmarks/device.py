@@ -1,0 +1,283 @@
+"""What the core costs on a Cortex-M, item by item, beside published figures of others; prints the table of README.
+
+    python benchmarks/device.py [--only NAME ...] [--json FILE] [--readme README.md]
+
+Each item is a program of its own: the core, the start and port of the firmware and benchmarks/device.c, run by QEMU
+with -icount shift=0, where an instruction takes 1 ns of the board's 25 MHz timer: counts are exact to 40 instructions
+for all repeats together. The program also gives a checksum of what it computed, which must be the host's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinydream import boards, build, model, resources
+from tinydream._native import ffi, lib
+from tinydream.files import atomic_write
+from tinydream.graph import read_graph
+
+HERE = Path(__file__).resolve().parent
+MODELS = Path(os.environ.get("TINYDREAM_MODELS", HERE.parent.parent / "shared" / "models"))
+RUN, CLASSIFY, PREDICT, STEP = range(4)
+SAMPLES = 32
+PATIENCE = 120.0  # seconds for one program
+MARKS = "<!-- device: begin -->", "<!-- device: end -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A row of the table. `most`: what was to be reached; `peer` and `peer_memory`: the published figures."""
+
+    name: str
+    title: str
+    model: Callable[[], model.Model | None]  # None: its file is not there
+    work: int
+    peer: str
+    peer_figure: int
+    peer_memory: str
+    most: int
+    core: str = "M4F"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(item.name for item in ITEMS)}")
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--readme", type=Path, help="put the table between the marks of this file")
+    options = parser.parse_args()
+    found = {}
+    for item in ITEMS:
+        compiled = item.model() if options.only is None or item.name in options.only else None
+        if compiled is not None:
+            found[item.name] = measure(item, compiled)
+            print(f"{item.name}: {found[item.name]['instructions']:,}", file=sys.stderr)
+    table = render(found)
+    print(table)
+    if options.json:
+        atomic_write(options.json, (json.dumps(found, indent=2) + "\n").encode())
+    if options.readme:
+        text = options.readme.read_text(encoding="utf-8")
+        before, _, rest = text.partition(MARKS[0])
+        _, mark, after = rest.partition(MARKS[1])
+        if not mark:
+            raise SystemExit(f"{options.readme}: the marks {MARKS[0]} and {MARKS[1]} must stand there")
+        atomic_write(options.readme, f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}".encode())
+    return 0 if all(row["instructions"] <= row["most"] for row in found.values()) else 1
+
+
+def render(found: dict[str, dict[str, Any]]) -> str:
+    lines = ["| work | peer: instructions | peer: memory | ours: instructions | RAM, bytes | code, bytes | wanted |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for item in ITEMS:
+        row = found.get(item.name)
+        if row is None:
+            continue
+        reached = "" if row["instructions"] <= item.most else " (not reached)"
+        lines.append(
+            f"| {item.title} | {item.peer} {item.peer_figure:,} | {item.peer_memory} | {row['instructions']:,} | "
+            f"{row['ram']:,} | {row['code']:,} | at most {item.most:,}{reached} |"
+        )
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------ models
+
+
+def convert(make: Callable[[Any], Any], seed: int = 0) -> bytes:
+    """A fully int8 .tflite of the Keras model make(keras), random weights."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    random, network = np.random.default_rng(seed), make(keras)
+    shape = (1, *network.input_shape[1:])
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([random.normal(size=shape).astype(np.float32)] for _ in range(8))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    with contextlib.redirect_stdout(sys.stderr):
+        return bytes(converter.convert())
+
+
+@cache
+def mlp() -> model.Model:
+    def make(keras: Any) -> Any:
+        x = inputs = keras.Input((64,), batch_size=1)
+        x = keras.layers.Dense(32, activation="relu")(x)
+        return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
+
+    return model.compile_model(convert(make), cut=2)
+
+
+def layer(shape: tuple[int, ...], make: Callable[[Any], Any]) -> Callable[[], model.Model]:
+    """The model whose frozen part is this one layer."""
+
+    def whole(keras: Any) -> Any:
+        inputs = keras.Input(shape, batch_size=1)
+        x = keras.layers.Flatten()(make(keras.layers)(inputs))
+        return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+    return lambda: model.compile_model(convert(whole))
+
+
+class Frozen(model._Compiler):
+    """Compiles a model without a tail: everything runs in int8."""
+
+    def find_cut(self, cut: Any, chain: Any) -> tuple[int, list[Any]]:
+        return self.output(chain[-1]).index, []
+
+
+def stored(name: str, *, whole: bool = False) -> Callable[[], model.Model | None]:
+    def load() -> model.Model | None:
+        path = MODELS / name
+        if not path.is_file():
+            print(f"{name} is not in {MODELS} (set TINYDREAM_MODELS): its row is left out", file=sys.stderr)
+            return None
+        content = path.read_bytes()
+        return Frozen(read_graph(content)).compile(None) if whole else model.compile_model(content)
+
+    return load
+
+
+# ----------------------------------------------------------------------- measure
+
+
+def measure(item: Item, compiled: model.Model) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="tinydream-") as folder:
+        elf = build_program(item, compiled, Path(folder))
+        listing = subprocess.run(["arm-none-eabi-size", "-A", str(elf)], capture_output=True, text=True, check=True)
+        sections = {name: int(size) for name, size in re.findall(r"^(\.\w+)\s+(\d+)", listing.stdout, re.MULTILINE)}
+        row = run(elf)
+    if "error" in row:
+        raise SystemExit(f"{item.name}: the program stopped at {row['error']}")
+    if row["check"] != on_host(item, compiled):
+        raise SystemExit(f"{item.name}: the board computed something else than the host")
+    row["ram"] = row["handed_over"] + row["statics"] + row["stack"]
+    row["code"] = sections[".text"] + sections.get(".data", 0) - len(compiled.tdm)
+    return row | {"most": item.most, "peer": item.peer_figure}
+
+
+def build_program(item: Item, compiled: model.Model, work: Path) -> Path:
+    board = boards.board("an386")
+    board = dataclasses.replace(
+        board,
+        firmware=boards.Firmware(size=0x20_0000),
+        reserve=boards.Reserve(statics=16384, stack=4096),
+        flags=boards.board("an386" if item.core == "M4F" else "microbit").flags,
+    )
+    (work / "td_board.h").write_text(build._board_header(board, "bench"), encoding="utf-8")
+    (work / "bench.ld").write_text(build._linker_script(board), encoding="utf-8")
+    (work / "model.tdm").write_bytes(compiled.tdm)
+    (work / "model.S").write_text(
+        f'.section .rodata\n.global bench_model, bench_model_end\n.balign 16\nbench_model: .incbin "{work}/model.tdm"\n'
+        "bench_model_end:\n",
+        encoding="utf-8",
+    )
+    core, firmware = resources.directory("c_src"), resources.directory("firmware")
+    sources = [*sorted(core.glob("*.c")), firmware / "startup_cortex_m.c", firmware / board.driver, HERE / "device.c"]
+    defines = {"WORK": item.work, "SAMPLES": SAMPLES, "INPUTS": compiled.embedding_size, "CLASSES": classes(compiled)}
+    flags = [*build.COMMON, "-O2", "-ffreestanding", *build.WARNINGS, *board.flags]
+    flags += [f"-I{path}" for path in (work, core, firmware)] + [f"-DBENCH_{k}={v}u" for k, v in defines.items()]
+    options = ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-T{work}/bench.ld"]
+    elf = work / "bench.elf"
+    subprocess.run(
+        ["arm-none-eabi-gcc", *flags, *options, *map(str, sources), str(work / "model.S"), "-o", str(elf)], check=True
+    )
+    return elf
+
+
+def classes(compiled: model.Model) -> int:
+    return compiled.tail[-1].n_out if compiled.tail else 1
+
+
+def run(elf: Path) -> dict[str, Any]:
+    qemu = shutil.which("qemu-system-arm")
+    if qemu is None:
+        raise SystemExit("qemu-system-arm is not on PATH. On Debian or Ubuntu: sudo apt install qemu-system-arm")
+    command = [qemu, "-M", "mps2-an386", "-icount", "shift=0", "-nodefaults", "-display", "none", "-monitor", "none",
+               "-serial", "stdio", "-kernel", str(elf)]  # fmt: skip
+    with subprocess.Popen(
+        ["timeout", str(PATIENCE), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.terminate()
+    if not line:
+        raise SystemExit(f"{elf.name}: no answer within {PATIENCE:.0f} s")
+    return dict(json.loads(line))
+
+
+def on_host(item: Item, compiled: model.Model) -> int:
+    """The checksum that the board must give."""
+    native = compiled.native
+    if item.work in (RUN, CLASSIFY):
+        state, values = 1, bytearray()
+        for _ in range(native.input_size):
+            state = lib.td_random(state)
+            values.append(state >> 24)
+        size = native.arena_size
+        memory = ffi.new("uint64_t[]", size // 8 + 2)
+        address = int(ffi.cast("uintptr_t", memory))
+        arena = ffi.cast("uint8_t *", (address + 15) // 16 * 16)
+        ffi.memmove(arena + native.input_offset, bytes(values), len(values))
+        assert lib.td_model_run(native, arena, size) == 0
+        return zlib.crc32(bytes(ffi.buffer(arena + native.embedding_offset, native.embedding_size)))
+    config = ffi.new("td_train_config *", {"learning_rate": 0.01})
+    size = lib.td_trainer_size(native)
+    memory, trainer, loss = ffi.new("uint64_t[]", size // 8 + 1), ffi.new("td_trainer *"), ffi.new("float *")
+    assert lib.td_trainer_init(trainer, native, config, memory, size) == 0
+    state, n_in = 1, compiled.embedding_size
+    inputs = np.empty((SAMPLES, n_in), np.float32)
+    for i in range(inputs.size):
+        state = lib.td_random(state)
+        inputs.flat[i] = np.float32(state >> 16) * np.float32(1 / 32768) - np.float32(1)
+    if item.work == STEP:
+        for i, x in enumerate(inputs):
+            lib.td_trainer_step(trainer, ffi.from_buffer("float[]", x), i % classes(compiled), 1.0, loss)
+    return zlib.crc32(bytes(ffi.buffer(trainer.parameters, 4 * trainer.n_parameters)))
+
+
+ITEMS = [
+    Item("step", "MLP 64-32-10 f32, one step of SGD, batch 1", mlp, STEP,
+         "AIfES 2.2.0", 282_369, "37.7 KB", 28_000),
+    Item("inference", "MLP 64-32-10 f32, inference", mlp, PREDICT, "AIfES 2.2.0", 17_184, "10.3 KB", 8_000),
+    Item("step-m0", "the step of SGD as Cortex-M0 code", mlp, STEP, "AIfES 2.2.0", 2_043_464, "", 500_000, core="M0"),
+    Item("kws", "MLPerf Tiny kws int8, inference", stored("kws_ref_model.tflite"), CLASSIFY,
+         "tflite-micro + CMSIS-NN", 7_697_890, "arena 22.8 KB, code 89 KB", 7_000_000),
+    Item("ad01", "MLPerf Tiny ad01 int8, inference", stored("ad01_int8.tflite", whole=True), RUN,
+         "tflite-micro + CMSIS-NN", 582_962, "arena 2.6 KB", 560_000),
+    Item("depthwise", "depthwise 3x3, 25x5x64", layer((25, 5, 64), lambda layers: layers.DepthwiseConv2D(
+         3, padding="same")), RUN, "CMSIS-NN", 560_991, "", 560_991),
+    Item("conv", "convolution 3x3, 16 -> 16 at 32x32", layer((32, 32, 16), lambda layers: layers.Conv2D(
+         16, 3, padding="same")), RUN, "CMSIS-NN", 5_493_152, "", 5_493_152),
+    Item("pointwise", "pointwise 64 -> 64, 25x5", layer((25, 5, 64), lambda layers: layers.Conv2D(
+         64, 1)), RUN, "CMSIS-NN", 1_068_997, "", 1_068_997),
+    Item("dense", "dense 640 -> 128", layer((640,), lambda layers: layers.Dense(128)), RUN,
+         "CMSIS-NN", 160_108, "", 160_108),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
