@@ -59,14 +59,14 @@ toolchain:
 
 $(BIN)/python: | toolchain
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -qq --upgrade pip
 
 $(VENV)/.demo: $(CORE) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[demo]'
+	$(BIN)/python -m pip install -qq -e '.[demo]'
 	@touch $@
 
 $(VENV)/.test: $(CORE) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[demo,test]'
+	$(BIN)/python -m pip install -qq -e '.[demo,test]'
 	@touch $@ $(VENV)/.demo
 
 clean:

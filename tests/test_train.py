@@ -466,9 +466,11 @@ def test_wrong_calls_are_refused() -> None:
         trainer(foreign, embedded(tail))
 
 
-@pytest.mark.parametrize("options", [{"mode": "best"}, {"epochs": 0}, {"learning_rate": 0},
-                                     {"learning_rate": float("nan")}, {"final_rate": -1}, {"l2": float("inf")}, {"replay": -0.1}, {"seed": 2**32},
-                                     {"seed": -1}])  # fmt: skip
-def test_wrong_settings_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=str(next(iter(options)))):
-        TrainConfig(**options)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mode", "best"), ("epochs", 0), ("learning_rate", 0), ("learning_rate", float("nan")), ("final_rate", -1),
+     ("l2", float("inf")), ("replay", -0.1), ("seed", 2**32), ("seed", -1)],
+)  # fmt: skip
+def test_wrong_settings_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        TrainConfig(**{name: value})
