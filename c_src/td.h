@@ -68,9 +68,9 @@ const char *td_status_name(int status);
  * crc = 0; feed the result back in to go on. */
 uint32_t td_crc32(uint32_t crc, const uint8_t *bytes, size_t size);
 
-/* Natural logarithm, exponential and square root in f32, the same bits on every machine (plain
- * IEEE-754 single operations in one order). td_expf: relative error below 2e-7 for |x| <= 87,
- * clamped outside. td_logf: x > 0. */
+/* Exponential and natural logarithm in f32, the same bits on every machine (plain IEEE-754 single
+ * operations in one order). td_expf: relative error below 2e-7 for |x| <= 87, clamped outside.
+ * td_logf: normal x > 0, error below 2e-7 of the larger of 1 and the result. Both hand NaN on. */
 float td_expf(float x);
 float td_logf(float x);
 
@@ -99,7 +99,7 @@ typedef struct td_file {
     uint32_t n_sections;
 } td_file;
 
-/* Bytes needed for a file with these sections. */
+/* Bytes needed for a file with these sections; 0xFFFFFFFF when that is too much for one. */
 uint32_t td_file_size(const td_section *sections, uint32_t n_sections);
 /* Writes header, table and sections (each 4-byte aligned). TD_E_FULL when capacity is too small. */
 int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections,
@@ -347,8 +347,8 @@ typedef struct td_plan_result {
 } td_plan_result;
 
 /* Bits added in order of rising entropy; the smallest size is kept; stops after `patience` bits
- * without gain (0: never). mask[f]: the base bits of feature f. order: 2 * width * n_features entries
- * of scratch. Cost: O(n_rows) a bit and a sort of the bits. */
+ * without gain (0: never), or above TD_MAX_BASES bases. mask[f]: the base bits of feature f. order:
+ * 2 * width * n_features entries of scratch. Cost: O(n_rows) a bit and a sort of the bits. */
 int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                      uint32_t patience, uint32_t *mask, uint32_t *order, td_plan_result *result,
                      void *work, uint32_t work_size);
@@ -360,7 +360,8 @@ int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, ui
 /* condense.c. Our condensed set: groups of one class each, split one at a time where a cut through one feature
  * removes the most variance, until max_groups groups exist over all classes together; then `lloyd`
  * rounds of moving every row to the nearest mean of its class. label: n_rows classes. Returns the
- * number of groups. Cost: about n_rows * n_features * log(max_groups) plus
+ * number of groups; TD_E_RANGE for more classes than max_groups. Cost: about
+ * n_rows * n_features * log(max_groups) plus
  * lloyd * n_rows * max_groups * n_features. */
 uint32_t td_condense_variance_work_size(uint32_t n_rows, uint32_t n_features, uint32_t max_groups);
 int td_condense_variance(const uint32_t *rows, const uint16_t *label, uint32_t n_rows, uint32_t n_features,
@@ -381,7 +382,8 @@ enum td_part_record_size { TD_PART_RECORD = 16 };
 
 /* Writes rows (already less their offsets when offsets is not NULL) under the plan `mask`. group[i]
  * is the base of row i under that mask. Fills the header but for label and offset; returns the bytes
- * written, or TD_E_FULL. */
+ * written. TD_E_FULL; TD_E_RANGE for a value or an offset above the width, TD_E_ARGUMENT for a mask or
+ * a group outside its bounds. */
 int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                    const uint32_t *mask, const uint32_t *offsets, const uint32_t *group, uint32_t n_bases,
                    uint8_t *out, uint32_t capacity, td_part_header *header);
@@ -431,8 +433,8 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits. */
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
-/* Sample `sample` as real values: scale * (mean - zero_point). Its rows' mean is exact before one
- * f32 division. row: n_features entries of scratch; values: n_features. */
+/* Sample `sample` as real values: scale * (mean - zero_point). Rows are summed in f32, in order: exact
+ * while a sum stays below 2^24. row: n_features entries of scratch; values: n_features. */
 int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight);
 
 /* ----------------------------------------------------------------- sampler
@@ -483,14 +485,15 @@ typedef struct td_trainer {
     float *parameters;          /* per layer: n_out x n_in weights, then n_out biases */
     uint32_t n_parameters;
     float *activations;         /* per layer outputs, the last holds probabilities */
-    float *deltas;              /* gradient at a layer's output, twice the widest layer */
-    float logit_min;            /* smallest and largest logit seen since td_trainer_reset_range: */
-    float logit_max;            /* for the requantisation of the tail's output */
+    float *deltas;              /* gradient at a layer's output, twice the widest of them */
+    float logit_min;            /* smallest and largest of 0 and the logits seen since */
+    float logit_max;            /* td_trainer_reset_range: for the requantisation of the tail's output */
 } td_trainer;
 
 /* Bytes for parameters, activations and deltas. */
 uint32_t td_trainer_size(const td_model *model);
-/* Dequantises the tail into memory. */
+/* Dequantises the tail into memory. TD_E_UNSUPPORTED without a tail, TD_E_ARGUMENT for a rate or l2 that
+ * is not from 0 to 1e6, TD_E_MEMORY. */
 int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_config *config,
                     void *memory, uint32_t size);
 void td_trainer_reset_range(td_trainer *trainer);

@@ -11,6 +11,7 @@ static const uint8_t golden[] = {
 static const uint8_t golden_replay[] = {
 #include "golden_replay.inc"
 };
+/* 4x4x1 inputs, a convolution with ReLU, a depthwise one with stride 2, and a dense tail of 8 to 2. */
 static const uint8_t golden_model[] = {
 #include "golden_model.inc"
 };
