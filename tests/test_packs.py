@@ -336,6 +336,37 @@ def test_padding_bits_are_checked() -> None:
         assert padded > 0
 
 
+def test_a_part_begins_a_sample() -> None:
+    sections = sections_of((GOLDEN / "masks.tdz").read_bytes())
+    starts = int.from_bytes(sections[lib.TD_PACK_SAMPLES], "little")
+    assert starts >> 20 & 3 == 1  # row 20 is the second part's first
+    moved = (starts ^ 3 << 20).to_bytes(5, "little")
+    assert exercise(rebuild({**sections, lib.TD_PACK_SAMPLES: moved})) is None
+
+
+def test_ids_and_counts_are_below_their_limits() -> None:
+    """Three bases leave one id of two bits without a base; counts of 6 bits a value leave one of three bits."""
+    rows = np.repeat(np.arange(3)[:, None] * [5, 9, 17], 20, axis=0)
+    sections = sections_of(pack(table_from_arrays(rows, np.zeros(60)), method="entrogede").data)
+    data = sections[lib.TD_PACK_DATA]
+    assert sections[lib.TD_PACK_PARTS][10] == 3 and data[:2] == bytes([0b10110110, 1])  # 6, 6, 6
+    for id_3 in (data[:-1] + bytes([data[-1] | 0xC0]), data[:-1] + bytes([data[-1] | 3])):
+        assert exercise(rebuild({**sections, lib.TD_PACK_DATA: id_3})) is None
+    assert exercise(rebuild({**sections, lib.TD_PACK_DATA: bytes([0b10110111]) + data[1:]})) is None
+    # A count of 7 may not pass as none: take the first feature's bits from the base, add them to the deviation.
+    schema = bytearray(sections[lib.TD_PACK_SCHEMA])
+    struct.pack_into("<IIHHHB", schema, 0, 1, 1, 1, 1, 1, 6)
+    part = struct.pack("<IIHHI", 1, 0, 0, 1, 6)
+    one = {1: bytes(schema), 2: part, 3: bytes([0, 5]), 4: b"\1"}
+    assert exercise(rebuild(one)) is not None and exercise(rebuild({**one, 3: bytes([7, 5])})) is None
+
+
+def test_bytes_between_the_sections_and_the_end_are_refused() -> None:
+    data = bytearray((GOLDEN / "one.tdz").read_bytes() + bytes(4))
+    struct.pack_into("<I", data, 8, len(data))
+    assert exercise(repair(bytes(data))) is None
+
+
 META = [b"", b"\xff", cbor2.dumps([]), cbor2.dumps({"classes": ["a"]}), cbor2.dumps({"classes": ["a", 2]}),
         cbor2.dumps({"classes": "ab"}), b"\x81" * 50_000, cbor2.dumps({"classes": ["a", "b"]}) + b"\0",
         b"\xa1\x67classes\x82\x61a\xc5\x82\x1a\x7f\xff\xff\xff\x01", b"\x9b\x7f" + b"\xff" * 7,
