@@ -227,6 +227,16 @@ int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
     return TD_OK;
 }
 
+int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values)
+{
+    if (first > pack->n_rows || count > pack->n_rows - first) return TD_E_RANGE;
+    int status = TD_OK;
+    for (uint32_t i = 0; status == TD_OK && i < count; i++, values += pack->n_features) {
+        status = td_pack_row(pack, first + i, values, NULL);
+    }
+    return status;
+}
+
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count)
 {
     if (sample >= pack->n_samples) return TD_E_RANGE;

@@ -431,6 +431,8 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 /* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
  * O(n_features); the part is looked up by a scan when it differs from the last one. */
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
+/* Rows [first, first + count) in stored order: count x n_features values. TD_E_RANGE past the end. */
+int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
 /* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits. */
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
 /* Sample `sample` as real values: scale * (mean - zero_point). Rows are summed in f32, in order: exact

@@ -123,7 +123,7 @@ def test_ours_is_never_larger_than_the_published_plan() -> None:
 
 
 def test_published_size_is_the_formula() -> None:
-    table = table_from_arrays(np.repeat([[1, 4], [6, 3]], 50, axis=0), np.zeros(100))
+    table = table_from_arrays(np.repeat([[1, 4], [6, 3]], 50, axis=0), np.zeros(100), classes=2)
     # Less the minimum the rows are (0, 3) and (5, 2): the bits that vary all split the same way. 2 bases of 6 bits,
     # no deviation, ids of 1 bit; a mask of 6 bits; a byte a label. (One base less: 6 bits, but 3 bits a row.)
     assert published_size(table) == (2 * 6 + 100 * 1 + 7) // 8 + 1 + 100
@@ -135,7 +135,17 @@ def test_rows_by_index() -> None:
     for index in (5, -6):
         with pytest.raises(IndexError, match="of 5"):
             made[index]
+    values = ffi.new("int32_t[]", 4)
+    assert lib.td_pack_rows(made.native, 3, 2, values) == 0 and list(values) == [6, 7, 8, 9]
+    assert lib.td_pack_rows(made.native, 5, 0, values) == 0
+    for first, count in ((3, 3), (6, 0), (2**32 - 1, 2)):
+        assert lib.td_pack_rows(made.native, first, count, values) == lib.TD_E_RANGE
     assert "5 rows x 2" in repr(made) and made.raw_float32_size == 5 * 9
+
+
+def test_rows_without_labels_are_one_class() -> None:
+    made = pack(table_from_arrays([[3], [1]], None))
+    assert made.n_classes == 1 and made.labels.tolist() == [0, 0] and sorted(made[:].ravel()) == [1, 3]
 
 
 def test_batches() -> None:

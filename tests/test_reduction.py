@@ -288,3 +288,14 @@ def test_the_core_refuses_what_it_cannot_do() -> None:
     assert lib.td_condense_variance(rows, label, 8, 1, 7, 0, group, work, 512) == lib.TD_E_RANGE
     with pytest.raises(DataError, match="4097 values a row"):
         condense(table_from_arrays(np.zeros((1, 4097), np.int8), [0]), 1)
+
+
+def test_large_tables_take_the_published_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(0, 30, (200, 4)).astype(np.int64)
+    table = table_from_arrays(rows, np.arange(200) % 3)
+    ours, published = condense(table, 5), condense(table, 5, method="entrogede")
+    assert not np.array_equal(ours, published)
+    monkeypatch.setattr("tinydream.reduction.LARGE", 199)
+    assert np.array_equal(condense(table, 5), published)
+    monkeypatch.setattr("tinydream.reduction.LARGE", 200)
+    assert np.array_equal(condense(table, 5), ours)

@@ -80,11 +80,21 @@ class Pack:
     def _rows(self, rows: range) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         values = np.empty((len(rows), self.n_features), dtype=np.int32)
         labels = np.empty(len(rows), dtype=np.int64)
+        if rows.step == 1 and len(rows):
+            whole = ffi.from_buffer("int32_t[]", values)
+            check(lib.td_pack_rows(self.native, rows.start, len(rows), whole), f"rows from {rows.start}")
+            return values, np.repeat(*self._label_runs())[rows.start : rows.stop]
         label = ffi.new("uint32_t *")
         for i, row in enumerate(rows):
             check(lib.td_pack_row(self.native, row, ffi.from_buffer("int32_t[]", values[i]), label), f"row {row}")
             labels[i] = label[0]
         return values, labels
+
+    def _label_runs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Label and number of rows of each part."""
+        record = np.dtype([("n", "<u4"), ("offset", "<u4"), ("label", "<u2"), ("rest", "V6")])
+        parts = np.frombuffer(ffi.buffer(self.native.parts, self.native.n_parts * lib.TD_PART_RECORD), dtype=record)
+        return parts["label"].astype(np.int64), parts["n"].astype(np.int64)
 
     @property
     def n_features(self) -> int:
@@ -119,7 +129,7 @@ class Pack:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """Labels of all rows in stored order, (n,)."""
-        return self._rows(range(len(self)))[1]
+        return np.repeat(*self._label_runs())
 
     @property
     def condensed(self) -> WeightedSamples:
@@ -212,11 +222,11 @@ def pack(
 
 
 def published_size(table: Table, *, patience: int = 0) -> int:
-    """Bytes of the published EntroGD: bases, deviations and ids of all rows under one bit plan, and the labels."""
+    """Bytes of the published EntroGD: bases, deviations and ids of all rows under one bit plan, and of the labels."""
     rows, _, width = unsigned_rows(table.flat())
     result = _compress(rows, width, patience)[1]
     n, d = rows.shape
-    return (int(result.size_bits) + 7) // 8 + (int(d) * width + 7) // 8 + int(n)
+    return (int(result.size_bits) + 7) // 8 + (int(d) * width + 7) // 8 + (int(n) if table.n_classes > 1 else 0)
 
 
 def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:

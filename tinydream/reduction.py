@@ -16,6 +16,7 @@ __all__ = ["METHODS", "WeightedSamples", "condense", "reduce"]
 
 METHODS = ("variance", "entrogede", "random")
 LLOYD_ROUNDS = 2
+LARGE = 16384  # rows from which on condensing by variance takes longer than all else; see docs/DESIGN.md
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,16 @@ def condense(table: Table, per_class: int, *, method: str = "variance", seed: in
     """Groups rows into at most `per_class` condensed samples a class; returns the group of each row.
 
     "variance": our rule, with one budget of per_class * (classes that have rows) over all of them.
-    "entrogede": the published rule, class by class. Raises DataError when rows are not integers.
+    "entrogede": the published rule, class by class; tables of more than LARGE rows always take it.
+    Raises DataError when rows are not integers.
     """
     if per_class < 1:
         raise UsageError(f"per_class is {per_class}; at least 1 sample a class is needed")
     rows, _, width = unsigned_rows(table.flat())
     present = np.unique(table.labels)
-    if method == "variance":
+    if method == "variance" and len(rows) <= LARGE:
         return _condense_variance(rows, table.labels, per_class * len(present))
-    if method != "entrogede":
+    if method not in ("variance", "entrogede"):
         raise UsageError(f"no method {method!r} groups rows; there are variance and entrogede")
     group = np.zeros(len(rows), dtype=np.uint32)
     n_groups = 0

@@ -51,16 +51,16 @@ class Table:
 
 def table_from_arrays(
     values: npt.ArrayLike,
-    labels: npt.ArrayLike,
+    labels: npt.ArrayLike | None,
     *,
     classes: Sequence[str] | int | None = None,
     source: str = "arrays",
 ) -> Table:
     """Checks rows and labels and makes a Table of them.
 
-    `values`: (n, ...) numbers. `labels`: (n,) class numbers, or names. `classes`: the names in order, or
-    how many there are; by default what the labels show. Raises DataError for no rows, NaN or infinity,
-    lengths that differ, and labels out of range.
+    `values`: (n, ...) numbers. `labels`: (n,) class numbers, or names; None: all are of one class.
+    `classes`: the names in order, or how many there are; by default what the labels show.
+    Raises DataError for no rows, NaN or infinity, lengths that differ, and labels out of range.
     """
     array = np.asarray(values)
     if array.ndim < 2 or array.size == 0:
@@ -71,7 +71,7 @@ def table_from_arrays(
     if array.dtype.kind not in "iufb":
         raise DataError(f"{source}: values of type {array.dtype} are not numbers")
     _check_finite(array, source)
-    given = np.asarray(labels)
+    given = np.zeros(len(array), dtype=np.int64) if labels is None else np.asarray(labels)
     if given.shape != (len(array),):
         raise DataError(f"{source}: {len(array)} rows but labels of shape {given.shape}; one label a row is needed")
     ordered = classes is not None or given.dtype.kind in "iufb"

