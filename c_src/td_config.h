@@ -2,11 +2,6 @@
 #ifndef TD_CONFIG_H
 #define TD_CONFIG_H
 
-/* Largest n_features of a pack this build opens; bounds stack use of the row readers. */
-#ifndef TD_MAX_ROW
-#define TD_MAX_ROW 4096
-#endif
-
 /* 1: build 32 x 32 -> 64 bit products from 16-bit halves. Same results; pays where the core multiplies
  * 32 bits only and the compiler would call a 64 x 64 bit routine. */
 #ifndef TD_NARROW_MULTIPLY

@@ -3,28 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "td_internal.h"
+#include "repair.h"
 
 enum { MAX_VALUES = 1 << 16 };
 
 static void require(int condition)
 {
     if (!condition) abort();
-}
-
-static void repair(uint8_t *bytes, uint32_t size)
-{
-    if (size < TD_FILE_HEADER) return;
-    td_put32(bytes, TD_MAGIC_PACK);
-    uint32_t n = td_get16(bytes + 6);
-    if (n > TD_FILE_MAX_SECTIONS || TD_FILE_HEADER + TD_FILE_ENTRY * n > size) return;
-    for (uint32_t i = 0; i < n; i++) {
-        uint8_t *entry = bytes + TD_FILE_HEADER + TD_FILE_ENTRY * i;
-        uint32_t offset = td_get32(entry + 4), length = td_get32(entry + 8);
-        if (offset <= size && length <= size - offset) td_put32(entry + 12, td_crc32(0, bytes + offset, length));
-    }
-    uint32_t crc = td_crc32(0, bytes, 12);
-    td_put32(bytes + 12, td_crc32(crc, bytes + TD_FILE_HEADER, TD_FILE_ENTRY * (size_t)n));
 }
 
 static void read_rows(td_pack *pack, int32_t *row)
@@ -70,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *bytes = malloc(size ? size : 1);
     require(bytes != NULL && size <= UINT32_MAX);
     memcpy(bytes, data, size);
-    repair(bytes, (uint32_t)size);
+    repair(TD_MAGIC_PACK, bytes, (uint32_t)size);
     if (td_pack_open(&pack, bytes, (uint32_t)size) == TD_OK && (uint64_t)pack.n_rows * pack.n_features < MAX_VALUES) {
         int32_t *row = malloc(pack.n_features * sizeof *row);
         float *values = malloc(pack.n_features * sizeof *values);
