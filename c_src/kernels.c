@@ -6,44 +6,8 @@
  * a tap in the padding therefore counts as the zero point, not as 0. Sums are unsigned: a hostile
  * file may overflow them, which must stay defined. */
 #include "kernels.h"
+#include "rounding.h"
 #include "td_internal.h"
-
-/* (x * multiplier + 2^30) >> 31, for multiplier >= 0. */
-static int32_t doubled_high(int32_t x, int32_t multiplier)
-{
-#if TD_NARROW_MULTIPLY
-    uint32_t x_low = (uint32_t)x & 0xFFFFu, m_low = (uint32_t)multiplier & 0xFFFFu;
-    int32_t x_high = x >> 16, m_high = multiplier >> 16;
-    uint32_t low = x_low * m_low, middle = x_low * (uint32_t)m_high;
-    int32_t other = x_high * (int32_t)m_low;
-    uint32_t carry = (low >> 16) + (middle & 0xFFFFu) + ((uint32_t)other & 0xFFFFu);
-    uint32_t high = (uint32_t)(x_high * m_high) + (middle >> 16) + (uint32_t)(other >> 16) + (carry >> 16);
-    /* Bits 0 to 15 of the product are below the rounding bit and carry nothing into it. */
-    carry = (carry & 0xFFFFu) + 0x4000u;
-    return (int32_t)((high + (carry >> 16)) << 1 | (carry >> 15 & 1u));
-#else
-    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << 30)) >> 31);
-#endif
-}
-
-/* round(x * multiplier * 2^(shift - 31)), rounded twice: after the product, then after the shift to
- * the right (halves away from zero). All operators but dense layers. */
-static int32_t round_twice(int32_t x, int32_t multiplier, int32_t shift)
-{
-    if (shift > 0) x = (int32_t)((uint32_t)x << shift);
-    int32_t high = doubled_high(x, multiplier);
-    if (shift >= 0) return high;
-    uint32_t mask = ((uint32_t)1 << -shift) - 1u;
-    uint32_t threshold = (mask >> 1) + (high < 0 ? 1u : 0u);
-    return (high >> -shift) + (((uint32_t)high & mask) > threshold ? 1 : 0);
-}
-
-/* The same, rounded once (halves up): dense layers. */
-static int32_t round_once(int32_t x, int32_t multiplier, int32_t shift)
-{
-    int32_t right = 31 - shift;
-    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << (right - 1))) >> right);
-}
 
 static int8_t clamp(const td_op *op, int32_t value)
 {

@@ -12,7 +12,9 @@ enum td_op_kind {
     TD_OP_MAX_POOL = 4,
     TD_OP_ADD = 5,
     TD_OP_MEAN = 6,
-    TD_OP_DENSE = 7             /* a 1x1 convolution that rounds once, as the reference's dense kernel does */
+    TD_OP_DENSE = 7,            /* a 1x1 convolution that rounds once, as the reference's dense kernel does */
+    TD_OP_TABLE = 8,            /* 256 results, for inputs -128 .. 127 */
+    TD_OP_SOFTMAX = 9           /* over the channels; 256 terms of 32 bits */
 };
 
 /* An int8 activation in the arena, height x width x channels, channels innermost. */
@@ -42,5 +44,11 @@ void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_pool(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_add(const td_op *op, const td_tensor *a, const td_tensor *b, const td_tensor *out);
 void td_mean(const td_op *op, const td_tensor *in, const td_tensor *out);
+/* Largest number of channels of a softmax: their sum stays within 31 bits. */
+enum { TD_SOFTMAX_CHANNELS = 4095 };
+
+/* elementwise.c */
+void td_table(const td_op *op, const td_tensor *in, const td_tensor *out);
+void td_softmax(const td_op *op, const td_tensor *in, const td_tensor *out);
 
 #endif /* TD_KERNELS_H */

@@ -134,6 +134,17 @@ static bool same_shape(const td_tensor *a, const td_tensor *b)
     return a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
+/* A softmax divides by the sum of its terms: the first, which the largest input contributes, must be 1. */
+static bool good_terms(const td_model *model, uint32_t offset)
+{
+    if (!in_data(model, offset, 1024)) return false;
+    const uint8_t *terms = model->data.data + offset;
+    for (uint32_t i = 0; i < 256; i++) {
+        if (td_get_i32(terms + 4 * i) < 0) return false;
+    }
+    return td_get_i32(terms) == INT32_MAX;
+}
+
 static int check_op(const td_model *model, const uint8_t *record)
 {
     if (record[1] >= model->n_tensors || record[2] >= model->n_tensors || record[3] >= model->n_tensors) {
@@ -159,6 +170,13 @@ static int check_op(const td_model *model, const uint8_t *record)
         break;
     case TD_OP_MEAN:
         good = weightless && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
+        break;
+    case TD_OP_TABLE:
+        good = same_shape(&in, &out) && in_data(model, td_get32(record + 20), 256) && channels == 0;
+        break;
+    case TD_OP_SOFTMAX:
+        good = same_shape(&in, &out) && in.c <= TD_SOFTMAX_CHANNELS && good_terms(model, td_get32(record + 20))
+            && channels == 0;
         break;
     default:
         return TD_E_UNSUPPORTED;
@@ -268,6 +286,8 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
     case TD_OP_DEPTHWISE: td_depthwise(&op, &in, &out); break;
     case TD_OP_ADD: td_add(&op, &in, &in_b, &out); break;
     case TD_OP_MEAN: td_mean(&op, &in, &out); break;
+    case TD_OP_TABLE: td_table(&op, &in, &out); break;
+    case TD_OP_SOFTMAX: td_softmax(&op, &in, &out); break;
     default: td_pool(&op, &in, &out); break;
     }
 }

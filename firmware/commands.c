@@ -148,11 +148,12 @@ static void forget_model(td_commands *c)
     c->training.state = TD_TRAIN_IDLE;
 }
 
-/* The arena holds, in this order: tensors, trainer, one embedding as f32, one row as int32. */
+/* The arena holds, in this order: tensors, trainer, one embedding as f32, one row as int32; for a model without
+ * a tail only the tensors. */
 static int carve(td_commands *c, const td_train_config *config)
 {
     const td_memory *memory = &c->board.memory;
-    uint32_t floats = 4u * c->model.embedding_size;
+    uint32_t floats = c->model.n_tail ? 4u * c->model.embedding_size : 0u;
     uint32_t parts[4] = {c->model.arena_size, td_trainer_size(&c->model), floats, floats}, left = memory->arena_size;
     for (int i = 0; i < 4; i++) {
         if (parts[i] > left || aligned(parts[i]) > left) return TD_E_MEMORY;
@@ -163,6 +164,10 @@ static int carve(td_commands *c, const td_train_config *config)
     uint8_t *trainer = c->tensors + aligned(parts[0]);
     c->x = (float *)(void *)(trainer + aligned(parts[1]));
     c->row = (int32_t *)(void *)((uint8_t *)c->x + aligned(parts[2]));
+    if (c->model.n_tail == 0) {
+        memset(&c->trainer, 0, sizeof c->trainer);
+        return TD_OK;
+    }
     return td_trainer_init(&c->trainer, &c->model, config, trainer, parts[1]);
 }
 
@@ -434,18 +439,31 @@ static int read(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     return TD_OK;
 }
 
-/* Frozen part, then the tail with the weights as they are now. Returns the class. */
+/* The class of an embedding: by the tail with the weights as they are now, or by the model's output itself. */
+static int classify(td_commands *c, const int8_t *embedding)
+{
+    const td_model *model = &c->model;
+    uint32_t best = 0;
+    if (model->n_tail == 0) {
+        for (uint32_t i = 1; i < model->embedding_size; i++) {
+            if (embedding[i] > embedding[best]) best = i;
+        }
+        return (int)best;
+    }
+    for (uint32_t i = 0; i < model->embedding_size; i++) {
+        c->x[i] = model->embedding_scale * (float)(embedding[i] - model->embedding_zero_point);
+    }
+    return td_trainer_predict(&c->trainer, c->x, 0, NULL);
+}
+
+/* Frozen part, then the tail. Returns the class. */
 static int infer(td_commands *c)
 {
     const td_model *model = &c->model;
     uint64_t start = c->board.ticks();
     int status = td_model_run(model, c->tensors, aligned(model->arena_size));
     if (status != TD_OK) return status;
-    const int8_t *embedding = (const int8_t *)(c->tensors + model->embedding_offset);
-    for (uint32_t i = 0; i < model->embedding_size; i++) {
-        c->x[i] = model->embedding_scale * (float)(embedding[i] - model->embedding_zero_point);
-    }
-    int predicted = td_trainer_predict(&c->trainer, c->x, 0, NULL);
+    int predicted = classify(c, (const int8_t *)(c->tensors + model->embedding_offset));
     c->infer_ticks = c->board.ticks() - start;
     c->has_embedding = true;
     return predicted;
@@ -510,6 +528,7 @@ static int train_begin(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     c->failed_object = TD_OBJECT_MODEL;
     c->training.state = TD_TRAIN_IDLE;
     if (!c->has_model) return TD_E_STATE;
+    if (c->model.n_tail == 0) return TD_E_UNSUPPORTED;
     int status = open_packs(c, &sampler);
     if (status != TD_OK) return status;
     c->failed_object = TD_OBJECT_MODEL;
@@ -580,7 +599,7 @@ static int reset_weights(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
 static int stats(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
 {
     const td_memory *memory = &c->board.memory;
-    uint32_t row = c->has_model ? 8u * c->model.embedding_size : 0u;
+    uint32_t row = c->has_model && c->model.n_tail ? 8u * c->model.embedding_size : 0u;
     if (no_arguments(in) != TD_OK) return TD_E_FORMAT;
     zcbor_uint32_put(out, memory->ram_total);
     zcbor_uint32_put(out, memory->ram_static);

@@ -22,7 +22,9 @@ def real_model(name: str) -> bytes:
     return path.read_bytes()
 
 
-def convert(build: Callable[[Any], Any], seed: int, per_channel_dense: bool = True) -> bytes:
+def convert(
+    build: Callable[[Any], Any], seed: int, per_channel_dense: bool = True, *, float_ends: bool = False
+) -> bytes:
     """A fully int8 .tflite of the Keras model that build(keras) returns, with random weights and biases."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -39,7 +41,8 @@ def convert(build: Callable[[Any], Any], seed: int, per_channel_dense: bool = Tr
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([random.normal(size=shape).astype(np.float32)] for _ in range(16))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
+    if not float_ends:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
     converter._experimental_disable_per_channel_quantization_for_dense_layers = not per_channel_dense
     return bytes(converter.convert())
 
@@ -154,3 +157,33 @@ def random_network(seed: int) -> Callable[[Any], Any]:
         return keras.Model(inputs, layers.Dense(3, activation=pick("softmax", None))(x))
 
     return build
+
+
+def requantised(tflite: bytes, seed: int, outputs: bool = True) -> bytes:
+    """The same file with random scales and zero points of its activations (of inputs only: keeps the outputs')."""
+    from tinydream.graph import read_graph
+
+    random, content, graph = np.random.default_rng(seed), bytearray(tflite), read_graph(tflite)
+    for tensor in graph.tensors:
+        if tensor.data is None and tensor.scales_at is not None and (outputs or tensor.index in graph.inputs):
+            scale = np.float32(10 ** random.uniform(-2.5, 0))
+            content[tensor.scales_at : tensor.scales_at + 4] = scale.tobytes()
+            zero_point = np.int64(random.integers(-128, 128))
+            content[tensor.zero_points_at : tensor.zero_points_at + 8] = zero_point.tobytes()
+    return bytes(content)
+
+
+def renamed_operator(tflite: bytes, number: int, replacement: int) -> bytes:
+    """The same file with operator code `number` turned into another one, in both of its fields."""
+    import tflite as schema
+
+    content = bytearray(tflite)
+    model = schema.Model.GetRootAs(tflite, 0)
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == number:
+            for slot in (4, 10):
+                offset = code._tab.Offset(slot)
+                if offset:
+                    content[code._tab.Pos + offset] = replacement
+    return bytes(content)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PROJECT, demo_model, real_model
+from models import PROJECT, demo_model, real_model, renamed_operator
 
 from tinydream.errors import FormatError, TinyDreamError, UnsupportedModelError, UsageError
 from tinydream.graph import read_graph
@@ -44,6 +44,14 @@ def test_other_files_are_named_as_such(content: bytes) -> None:
 def test_a_missing_file_is_a_format_error(tmp_path) -> None:
     with pytest.raises(FormatError, match="cannot read"):
         compile_model(tmp_path / "absent.tflite")
+
+
+def test_errors_name_the_file(tmp_path) -> None:
+    path = tmp_path / "other.tflite"
+    for content, message in ((b"x" * 99, "other.tflite is not a .tflite"), (demo_model()[:99], "other.tflite: the")):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=message):
+            compile_model(path)
 
 
 def test_every_truncation_is_an_error() -> None:
@@ -89,28 +97,12 @@ def test_float_models_are_refused_with_advice() -> None:
         compile_model(real_model("kws_ref_model_float32.tflite"))
 
 
-def rename_operator(tflite: bytes, number: int, replacement: int) -> bytes:
-    """The same file with operator code `number` turned into another one, in both of its fields."""
-    import tflite as schema
-
-    content = bytearray(tflite)
-    model = schema.Model.GetRootAs(tflite, 0)
-    for i in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(i)
-        if max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) == number:
-            for slot in (4, 10):
-                offset = code._tab.Offset(slot)
-                if offset:
-                    content[code._tab.Pos + offset] = replacement
-    return bytes(content)
-
-
 def test_an_unsupported_operator_is_named_with_its_index_and_shapes() -> None:
     average_pool, softmax, l2_pool, tanh = 1, 25, 12, 28
     with pytest.raises(UnsupportedModelError, match=r"operator 5 \(L2_POOL_2D, 1x50x1x32 -> 1x1x1x32\).*Supported"):
-        compile_model(rename_operator(demo_model(), average_pool, l2_pool))
+        compile_model(renamed_operator(demo_model(), average_pool, l2_pool))
     with pytest.raises(UnsupportedModelError, match=r"ends in operator 7 \(TANH.*FULLY_CONNECTED"):
-        compile_model(rename_operator(demo_model(), softmax, tanh))
+        compile_model(renamed_operator(demo_model(), softmax, tanh))
 
 
 def test_operators_that_read_what_is_written_later_are_refused() -> None:

@@ -53,6 +53,6 @@ def test_too_little_flash_names_the_object(part: str) -> None:
 
 def test_a_pack_of_another_model_is_refused() -> None:
     train, _ = board_kit.packs()
-    other = dataclasses.replace(board_kit.model(), embedding_size=board_kit.model().embedding_size + 1)
+    other = dataclasses.replace(board_kit.model(), embedding_shape=(board_kit.model().embedding_size + 1,))
     with pytest.raises(DataError, match="pack it through this model"):
         plan(other, boards.board("microbit"), train=train)

@@ -22,6 +22,7 @@ _EXPORTS = {
     "board": "boards", "Board": "boards",
     "plan": "planner", "Plan": "planner",
     "emulate": "journey", "evaluate": "journey", "push": "journey", "pull": "journey",
+    "run": "journey",
     "connect": "device", "Device": "device",
     "Trainer": "train", "TrainConfig": "train", "Epoch": "train",
     "write_back": "writeback",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .journey import evaluate as evaluate
     from .journey import pull as pull
     from .journey import push as push
+    from .journey import run as run
     from .model import Model as Model
     from .model import compile_model as compile_model
     from .packs import Pack as Pack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -249,6 +250,34 @@ def _pull(options: argparse.Namespace) -> None:
     _answer(options, {"output": options.output, "bytes": len(tuned)}, [f"{options.output}: {len(tuned):,} bytes"])
 
 
+def _run(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from . import journey
+    from .boards import board
+    from .files import atomic_write
+    from .model import compile_model
+    from .planner import plan
+    from .table import read_array
+
+    console = _console(options)
+    model = compile_model(Path(options.model), whole=True)
+    inputs = read_array(options.input)
+    if options.board is None:
+        outputs = journey.run(model, inputs, raw=options.raw, progress=console.progress)
+    else:
+        plan(model, board(options.board))
+        with journey.emulate(options.board) as device:
+            outputs = journey.run(model, inputs, device, raw=options.raw, progress=console.progress)
+    console.close()
+    content = io.BytesIO()
+    np.save(content, outputs)
+    atomic_write(options.output, content.getvalue())
+    facts = {"output": options.output, "shape": outputs.shape, "dtype": str(outputs.dtype), "board": options.board}
+    where = "this computer" if options.board is None else f"an emulated {options.board}"
+    _answer(options, facts, [f"{options.output}: {outputs.dtype} {outputs.shape}, computed on {where}"])
+
+
 def _demo(options: argparse.Namespace) -> None:
     from . import demo
     from .train import TrainConfig
@@ -388,6 +417,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--data", help="the training set, a .tdz")
     made.add_argument("--replay", help="the replay set, a .tdz")
     made.add_argument("--board", default=DEFAULT_BOARD)
+
+    made = command("run", _run, "Run a whole model on the samples of a .npy file, with the kernels of the boards.")
+    made.add_argument("model", help="the .tflite")
+    made.add_argument("--input", required=True, metavar="X.npy", help="samples, one a row: (n, input shape)")
+    made.add_argument("--output", required=True, metavar="Y.npy", help="where the outputs go: (n, output shape)")
+    made.add_argument("--board", help="run on this board, emulated; default: on this computer")
+    made.add_argument("--raw", action="store_true", help="quantised values in and out, instead of real ones")
 
     made = command("boards", _boards, "List the boards.")
     made = command("build", _build, "Build a board's firmware.")

@@ -484,6 +484,7 @@ def _version(number: Any) -> str:
 
 _HINTS: dict[tuple[_Command | None, str], str] = {
     (_Command.TRAIN_BEGIN, "not found"): "push it first",
+    (_Command.TRAIN_BEGIN, "unsupported"): "the model was compiled whole and has nothing to train",
     (_Command.TRAIN_BEGIN, "range"): "the pack does not fit the model: pack it through the model that was pushed",
     (_Command.TRAIN_BEGIN, "state"): "push a model, then packs that were made through it",
     (

@@ -37,6 +37,7 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "MAX_POOL_2D": ("Pool2DOptions", (*_WINDOW, "FilterHeight", "FilterWidth")),
     "ADD": ("AddOptions", ("FusedActivationFunction",)),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
+    "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
 }
 
 
@@ -106,19 +107,21 @@ def read_bytes(source: bytes | bytearray | memoryview | str | Path) -> bytes:
         raise FormatError(f"cannot read the model {source}: {error.strerror or error}") from error
 
 
-def read_graph(data: bytes) -> Graph:
-    """Imports a .tflite.
+def read_graph(data: bytes, name: str = "the model") -> Graph:
+    """Imports a .tflite; errors call it `name`.
 
     Raises FormatError when the bytes are not a whole .tflite, UnsupportedModelError when they hold
     several subgraphs or keep data outside the flatbuffer.
     """
     if len(data) < 8 or data[4:8] != _IDENTIFIER:
-        raise FormatError("not a .tflite: the identifier TFL3 is missing. Give a model converted by TensorFlow Lite")
+        raise FormatError(
+            f"{name} is not a .tflite: the identifier TFL3 is missing. Give a model converted by TensorFlow Lite"
+        )
     try:
         return _Reader(data).graph()
     except (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError, AssertionError) as error:
         # What the flatbuffers runtime raises when an offset leads out of the file.
-        raise FormatError(f"the .tflite is truncated or damaged ({error}). Convert or copy it again") from error
+        raise FormatError(f"{name}: the .tflite is truncated or damaged ({error}). Convert or copy it again") from error
 
 
 class _Reader:

@@ -12,13 +12,13 @@ from .boards import board as load_board
 from .build import build
 from .device import Device, Pushed, connect
 from .emulator import Emulator
-from .errors import BoardError
+from .errors import BoardError, DataError
 from .model import Model
 from .packs import Pack, check_classes, model_inputs
 from .table import Table
 from .writeback import write_back
 
-__all__ = ["emulate", "evaluate", "pull", "push"]
+__all__ = ["emulate", "evaluate", "pull", "push", "run"]
 
 Progress = Callable[[int, int], None]
 
@@ -71,3 +71,30 @@ def pull(device: Device, model: Model, tflite: bytes) -> bytes:
     if weights.sequence == 0 or weights.logit_range == (0.0, 0.0):
         raise BoardError("the board has not saved any trained weights for this model; run `tinydream train` first")
     return write_back(tflite, model, weights.parameters, weights.logit_range)
+
+
+def run(
+    model: Model, inputs: npt.ArrayLike, device: Device | None = None, *, raw: bool = False,
+    progress: Progress | None = None,
+) -> npt.NDArray[np.int8] | npt.NDArray[np.float32]:  # fmt: skip
+    """What `model` (compiled whole; else: its frozen part) makes of inputs (n, *model.input_shape).
+
+    On the host, or on `device`, to which the model is pushed. Real values in and float32 out; with `raw`, int8 in and
+    out. The result is (n, *model.embedding_shape). Raises DataError for another shape or type, or NaN.
+    """
+    values = np.asarray(inputs)
+    if values.ndim == 0 or values.dtype.kind not in "fiub":
+        raise DataError(f"run needs an array of numbers, one row a sample, not {values.dtype} {values.shape}")
+    quantised = values if raw else model.quantise(values)
+    if device is None:
+        outputs = model.embed(quantised, progress)
+    else:
+        rows = model.check_inputs(quantised)
+        push(device, model)
+        outputs = np.empty((len(rows), model.embedding_size), np.int8)
+        for done, row in enumerate(rows):
+            outputs[done] = device.embed(row)
+            if progress is not None:
+                progress(done + 1, len(rows))
+    shaped: npt.NDArray[np.int8] = outputs.reshape(len(outputs), *model.embedding_shape)
+    return shaped if raw else model.dequantise(shaped)

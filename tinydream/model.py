@@ -19,16 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _native
+from . import _native, fixedpoint
 from .arena import Block, Plan, plan_arena
 from .errors import DataError, FormatError, UnsupportedModelError, UsageError
 from .files import write_sections
+from .fixedpoint import quantize_multiplier
 from .graph import Graph, Operator, Tensor, read_bytes, read_graph
 
 __all__ = ["Model", "OperatorRow", "TailLayer", "compile_model"]
 
 _SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
-_CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _ADD, _MEAN, _DENSE = 1, 2, 3, 4, 5, 6, 7
+_CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _ADD, _MEAN, _DENSE, _TABLE, _SOFTMAX = range(1, 10)
+_SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 _RECORD_BYTES = 28
 _TAIL_RECORD_BYTES = 20
 _SAME = 0  # the schema's Padding.SAME
@@ -77,7 +79,8 @@ class TailLayer:
 class Model:
     """A compiled model. `tdm` is what a board holds; the rest says what is in it.
 
-    Shapes leave out the batch. Real values are scale * (int8 - zero point).
+    Shapes leave out the batch. Real values are scale * (int8 - zero point). A model compiled whole has no tail: its
+    embedding is the model's output.
     """
 
     tdm: bytes = field(repr=False)
@@ -90,7 +93,7 @@ class Model:
     input_shape: tuple[int, ...]
     input_scale: float
     input_zero_point: int
-    embedding_size: int
+    embedding_shape: tuple[int, ...]
     embedding_scale: float
     embedding_zero_point: int
 
@@ -105,9 +108,14 @@ class Model:
         return math.prod(self.input_shape)
 
     @property
+    def embedding_size(self) -> int:
+        """Number of int8 values of the tensor at the cut."""
+        return math.prod(self.embedding_shape)
+
+    @property
     def n_classes(self) -> int:
-        """Outputs of the last dense layer."""
-        return self.tail[-1].n_out
+        """Outputs of the last dense layer, or of a model that was compiled whole."""
+        return self.tail[-1].n_out if self.tail else self.embedding_size
 
     @property
     def n_parameters(self) -> int:
@@ -144,6 +152,11 @@ class Model:
         quantised: Int8Array = np.clip(scaled, -128, 127).astype(np.int8)
         return quantised
 
+    def dequantise(self, embeddings: Int8Array) -> npt.NDArray[np.float32]:
+        """The real values, float32, of int8 embeddings (or outputs of a whole model) of any shape."""
+        steps = embeddings.astype(np.float32) - np.float32(self.embedding_zero_point)
+        return (steps * np.float32(self.embedding_scale)).astype(np.float32)
+
     @cached_property
     def native(self) -> Any:
         """The opened td_model, for calls into the core; it borrows `tdm` and lives as long as this Model."""
@@ -152,6 +165,19 @@ class Model:
         _native.check(_native.lib.td_model_open(handle, data, len(self.tdm)), "opening the compiled model")
         return handle
 
+    def check_inputs(self, x: npt.ArrayLike) -> Int8Array:
+        """int8 inputs (n, *input_shape) as rows (n, input_size); dimensions of 1 may be left out or added.
+
+        DataError when the shape or the type differs.
+        """
+        inputs = np.asarray(x)
+        if inputs.dtype != np.int8 or inputs.ndim == 0 or not _same_shape(inputs.shape[1:], self.input_shape):
+            raise DataError(
+                f"the model needs int8 inputs of shape (n, {', '.join(map(str, self.input_shape))}), "
+                f"not {inputs.dtype} {inputs.shape}. Model.quantise makes int8 of real values"
+            )
+        return np.ascontiguousarray(inputs).reshape(len(inputs), self.input_size)
+
     def embed(self, x: npt.ArrayLike, progress: Callable[[int, int], None] | None = None) -> Int8Array:
         """Runs the frozen part on int8 inputs.
 
@@ -159,13 +185,7 @@ class Model:
         (n, embedding_size) int8, the same bytes that LiteRT's reference kernels give for the tensor at the cut.
         DataError when the shape or the type differs.
         """
-        inputs = np.asarray(x)
-        if inputs.dtype != np.int8 or inputs.ndim == 0 or not _same_shape(inputs.shape[1:], self.input_shape):
-            raise DataError(
-                f"embed needs int8 inputs of shape (n, {', '.join(map(str, self.input_shape))}), "
-                f"not {inputs.dtype} {inputs.shape}. Model.quantise makes int8 of real values"
-            )
-        rows = np.ascontiguousarray(inputs).reshape(len(inputs), self.input_size)
+        rows = self.check_inputs(x)
         embeddings = np.empty((len(rows), self.embedding_size), np.int8)
         # int64 gives the alignment that the core asks for.
         arena = np.zeros(max(2, -(-self.arena_size // 8)), np.int64).view(np.int8)
@@ -185,33 +205,24 @@ def _same_shape(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return [n for n in a if n != 1] == [n for n in b if n != 1]
 
 
-def compile_model(tflite: bytes | str | Path, cut: str | int | None = None) -> Model:
-    """Compiles a .tflite (its bytes, or a path) for training after `cut`.
+def compile_model(tflite: bytes | str | Path, cut: str | int | None = None, *, whole: bool = False) -> Model:
+    """Compiles a .tflite (its bytes, or a path) for training after `cut`, or to run `whole`, without training.
 
     `cut` is the tensor at which the frozen part ends: its name, "#12" for tensor 12, or the number of dense
-    layers to train (an int or digits). Default: the last dense layer trains.
+    layers to train (an int or digits). Default: the last dense layer trains. With `whole`, nothing trains, and the
+    host does a QUANTIZE right after the input and a DEQUANTIZE right before the output.
 
     Raises FormatError for bytes that are not a .tflite, UnsupportedModelError for a model that cannot be run
     or trained (naming the operator or the tensor), UsageError for a cut that does not exist.
     """
-    return _Compiler(read_graph(read_bytes(tflite))).compile(cut)
+    if whole and cut is not None:
+        raise UsageError("a model that is compiled whole has no cut; give one of the two")
+    name = str(tflite) if isinstance(tflite, (str, Path)) else "the model"
+    compiler = _Compiler(read_graph(read_bytes(tflite), name))
+    return compiler.compile_whole() if whole else compiler.compile(cut)
 
 
-# ------------------------------------------------------------------ quantisation
-
-
-def quantize_multiplier(real: float) -> tuple[int, int]:
-    """A positive real as (multiplier, shift): multiplier * 2^(shift - 31), multiplier in [2^30, 2^31).
-
-    Source: the fixed-point scheme of Jacob et al. 2018, rounded as TensorFlow Lite does.
-    """
-    if real == 0:
-        return 0, 0
-    mantissa, shift = math.frexp(real)
-    multiplier = math.floor(mantissa * (1 << 31) + 0.5)
-    if multiplier == 1 << 31:
-        multiplier, shift = multiplier // 2, shift + 1
-    return (0, 0) if shift < -31 else (multiplier, shift)
+# ----------------------------------------------------------------------- records
 
 
 @dataclass
@@ -318,20 +329,19 @@ class _Compiler:
             raise self.refuse(operator, f"shape {tensor.shape} has a dimension above 65535")
         return shape[1], shape[2], shape[3]
 
+    def steps(self, tensor: Tensor, value: float) -> int:
+        """A real value as the tensor's integer, halves away from zero; what lies far outside stays outside int8."""
+        steps = float(np.float32(value) / np.float32(tensor.scales[0]))
+        steps = max(-1e6, min(steps, 1e6))
+        return int(tensor.zero_points[0]) + int(math.copysign(math.floor(abs(steps) + 0.5), steps))
+
     def clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
         """Output range of the fused activation."""
-        zero_point, scale = int(output.zero_points[0]), np.float32(output.scales[0])
-
-        def quantise(value: float) -> int:
-            steps = float(np.float32(value) / scale)
-            return zero_point + int(math.copysign(math.floor(abs(steps) + 0.5), steps)) if steps < 1e6 else 1 << 20
-
         name = _ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]), "unknown")
-        ranges = {"NONE": (-128, 127), "RELU": (quantise(0), 127), "RELU6": (quantise(0), quantise(6)),
-                  "RELU_N1_TO_1": (quantise(-1), quantise(1))}  # fmt: skip
+        ranges = {"NONE": (-math.inf, math.inf), "RELU": (0, math.inf), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}
         if name not in ranges:
             raise self.refuse(operator, f"the fused activation {name} is not supported; use NONE, RELU or RELU6")
-        low, high = ranges[name]
+        low, high = (self.steps(output, limit) for limit in ranges[name])
         return max(-128, min(low, 127)), max(-128, min(high, 127))
 
     def weights(self, operator: Operator, axis: int) -> tuple[Int8Array, npt.NDArray[np.float32]]:
@@ -435,19 +445,20 @@ class _Compiler:
 
     # -- the frozen part
 
-    def frozen_operators(self, cut: int) -> list[Operator]:
-        """What the tensor at the cut depends on, in the order of the file."""
+    def frozen_operators(self, start: int, cut: int) -> list[Operator]:
+        """What the tensor at the cut depends on from `start` on, in the order of the file."""
         needed: set[int] = set()
         pending = [cut]
         while pending:
-            operator = self.producer.get(pending.pop())
-            if operator is None or operator.index in needed:
+            index = pending.pop()
+            operator = self.producer.get(index)
+            if index == start or operator is None or operator.index in needed:
                 continue
             needed.add(operator.index)
             # The shape operand of a reshape may be computed; the output's own shape says the same.
             inputs = operator.inputs[:1] if operator.name in _VIEWS else operator.inputs
             pending += [index for index in inputs if index >= 0 and self.graph.tensors[index].data is None]
-        ready = set(self.graph.inputs)
+        ready = {start}
         for index in sorted(needed):
             operator = self.graph.operators[index]
             first = operator.inputs[:1] if operator.name in _VIEWS else operator.inputs
@@ -473,10 +484,24 @@ class _Compiler:
     def compile(self, cut: str | int | None) -> Model:
         chain, softmax = self.dense_chain()
         at_cut, trained = self.find_cut(cut, chain)
+        return self.assemble(self.graph.inputs[0], at_cut, trained, softmax)
+
+    def compile_whole(self) -> Model:
+        """From the first int8 tensor to the last: converters put a QUANTIZE and a DEQUANTIZE around them."""
+        source, result = self.graph.inputs[0], self.graph.outputs[0]
+        readers = [operator for operator in self.graph.operators if source in operator.inputs]
+        if len(readers) == 1 and readers[0].name == "QUANTIZE" and self.graph.tensors[source].dtype == "FLOAT32":
+            source = self.output(readers[0]).index
+        last = self.producer.get(result)
+        if last is not None and last.name == "DEQUANTIZE":
+            result = self.tensor(last, 0).index
+        return self.assemble(source, result, [], None)
+
+    def assemble(self, at_start: int, at_cut: int, trained: list[Operator], softmax: Operator | None) -> Model:
         tail = tuple(self.tail_layer(operator) for operator in trained)
-        source = self.activation(self.graph.tensors[self.graph.inputs[0]])
+        source = self.activation(self.graph.tensors[at_start])
         embedding = self.activation(self.graph.tensors[at_cut])
-        frozen = self.frozen_operators(at_cut)
+        frozen = self.frozen_operators(at_start, at_cut)
         records: list[_Record] = []
         rows: list[OperatorRow] = []
         for operator in frozen:
@@ -503,7 +528,7 @@ class _Compiler:
             input_shape=source.shape[1:],
             input_scale=float(source.scales[0]),
             input_zero_point=int(source.zero_points[0]),
-            embedding_size=embedding.size,
+            embedding_shape=embedding.shape[1:],
             embedding_scale=float(embedding.scales[0]),
             embedding_zero_point=int(embedding.zero_points[0]),
         )
@@ -520,6 +545,9 @@ class _Compiler:
 
 
 # ------------------------------------------------- one function for each operator
+
+
+_Recorder = Callable[[_Compiler, Operator], _Record]
 
 
 def _window(compiler: _Compiler, operator: Operator, taps: tuple[int, int]) -> dict[str, Any]:
@@ -698,7 +726,96 @@ def _mean(compiler: _Compiler, operator: Operator) -> _Record:
     )
 
 
-_RECORDERS: dict[str, Callable[[_Compiler, Operator], _Record]] = {
+def _unary(results: Callable[[_Compiler, Operator, npt.NDArray[np.int64]], npt.NDArray[np.int64]]) -> _Recorder:
+    """An operator of one input as the table of its 256 results, which are clamped to int8."""
+
+    def record(compiler: _Compiler, operator: Operator) -> _Record:
+        source, output = compiler.tensor(operator, 0), compiler.output(operator)
+        view = compiler.view(operator, source)
+        if compiler.view(operator, output) != view:
+            raise compiler.damaged(operator, "input and output differ in shape")
+        x = np.arange(-128, 128, dtype=np.int64) - int(source.zero_points[0])
+        table = np.clip(results(compiler, operator, x), -128, 127).astype(np.int8)
+        return _Record(kind=_TABLE, inputs=(source.index,), output=output.index, views=(view, view), weights=table)
+
+    return record
+
+
+def _ratio(compiler: _Compiler, operator: Operator) -> float:
+    """Input scale over output scale."""
+    ratio = float(compiler.tensor(operator, 0).scales[0]) / float(compiler.output(operator).scales[0])
+    if ratio > 1 << 20:
+        raise compiler.refuse(operator, "the scales of its tensors differ by more than 2^20")
+    return ratio
+
+
+def _rescaled(compiler: _Compiler, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    multiplier, shift = quantize_multiplier(_ratio(compiler, operator))
+    return fixedpoint.rescale(x, multiplier, shift) + int(compiler.output(operator).zero_points[0])
+
+
+def _rectified(low: float, high: float) -> Callable[..., npt.NDArray[np.int64]]:
+    def results(compiler: _Compiler, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        output = compiler.output(operator)
+        limits = [compiler.steps(output, limit) for limit in (low, high)]
+        # One after the other, upper limit last: a zero point may lie outside the limits' order.
+        return np.minimum(np.maximum(_rescaled(compiler, operator, x), max(limits[0], -128)), min(limits[1], 127))
+
+    return results
+
+
+def _fixed_output(compiler: _Compiler, operator: Operator, scale: float, zero_point: int) -> None:
+    output = compiler.output(operator)
+    if abs(float(output.scales[0]) / scale - 1) > 1e-3 or output.zero_points[0] != zero_point:
+        raise compiler.refuse(operator, f"its output must have the scale {scale} and the zero point {zero_point}")
+
+
+def _logistic(compiler: _Compiler, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    _fixed_output(compiler, operator, 1 / 256, -128)
+    return fixedpoint.logistic(x, float(compiler.tensor(operator, 0).scales[0]))
+
+
+def _tanh(compiler: _Compiler, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    _fixed_output(compiler, operator, 1 / 128, 0)
+    return fixedpoint.tanh(x, float(compiler.tensor(operator, 0).scales[0]))
+
+
+def _leaky_relu(compiler: _Compiler, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    source, output, slope = compiler.tensor(operator, 0), compiler.output(operator), float(operator.options["Alpha"])
+    real = float(source.scales[0]) * slope / float(output.scales[0])
+    if not 0 <= real <= 1 << 20:
+        raise compiler.refuse(operator, f"its slope {slope} is negative or too large")
+    return fixedpoint.leaky_relu(x, _ratio(compiler, operator), real) + int(output.zero_points[0])
+
+
+def _hard_swish(compiler: _Compiler, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    source, output = compiler.tensor(operator, 0), compiler.output(operator)
+    values = fixedpoint.hard_swish(x, np.float32(source.scales[0]), np.float32(output.scales[0]))
+    if values is None:
+        raise compiler.refuse(operator, "the scales of its tensors differ too much")
+    return values + int(output.zero_points[0])
+
+
+def _softmax(compiler: _Compiler, operator: Operator) -> _Record:
+    source, output = compiler.tensor(operator, 0), compiler.output(operator)
+    view = compiler.view(operator, source)
+    if compiler.view(operator, output) != view:
+        raise compiler.damaged(operator, "input and output differ in shape")
+    _fixed_output(compiler, operator, 1 / 256, -128)
+    beta = float(operator.options["Beta"])
+    if not 0 < beta < 1e6 or float(source.scales[0]) * beta < 2**-26 or view[2] > _SOFTMAX_CHANNELS:
+        raise compiler.refuse(operator, f"beta {beta}, the input's scale or {view[2]} channels are out of range")
+    terms = fixedpoint.softmax_terms(float(source.scales[0]), beta).astype("<i4")
+    return _Record(
+        kind=_SOFTMAX,
+        inputs=(source.index,),
+        output=output.index,
+        views=(view, view),
+        weights=np.frombuffer(terms.tobytes(), np.int8),
+    )
+
+
+_RECORDERS: dict[str, _Recorder] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": _fully_connected,
@@ -706,6 +823,14 @@ _RECORDERS: dict[str, Callable[[_Compiler, Operator], _Record]] = {
     "MAX_POOL_2D": _pool(_MAX_POOL),
     "ADD": _add,
     "MEAN": _mean,
+    "SOFTMAX": _softmax,
+    "QUANTIZE": _unary(_rescaled),
+    "RELU": _unary(_rectified(0, math.inf)),
+    "RELU6": _unary(_rectified(0, 6)),
+    "LEAKY_RELU": _unary(_leaky_relu),
+    "LOGISTIC": _unary(_logistic),
+    "TANH": _unary(_tanh),
+    "HARD_SWISH": _unary(_hard_swish),
 }
 
 

@@ -108,7 +108,7 @@ _FLASH_ADVICE = {
 
 
 def _ram(model: Model, board: Board) -> tuple[Share, ...]:
-    row = _aligned(4 * model.embedding_size)
+    row = _aligned(4 * model.embedding_size) if model.tail else 0
     return (
         Share("firmware and link", board.reserve.statics),
         Share("stack", board.reserve.stack),
@@ -120,7 +120,7 @@ def _ram(model: Model, board: Board) -> tuple[Share, ...]:
 
 def _flash(model: Model, board: Board, train: Pack | None, replay: Pack | None) -> tuple[Share, ...]:
     store = board.store
-    slot = WEIGHTS_HEADER + 4 * model.n_parameters
+    slot = WEIGHTS_HEADER + 4 * model.n_parameters if model.tail else 0
     return (
         Share("firmware", board.firmware.size),
         Share("model", len(model.tdm), store.model),

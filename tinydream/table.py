@@ -103,6 +103,16 @@ def read(path: str | os.PathLike[str], *, label: str | None = None, labels: str 
     return table_from_arrays(values, given, classes=classes, source=str(path))
 
 
+def read_array(path: str | Path) -> npt.NDArray[Any]:
+    """The array of a .npy file. Raises DataError when it cannot be read as one."""
+    path = Path(path)
+    try:
+        array: npt.NDArray[Any] = _load(path, np.ndarray)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return array
+
+
 def _check_finite(array: npt.NDArray[Any], source: str) -> None:
     if array.dtype.kind != "f":
         return
