@@ -145,7 +145,7 @@ def targets(rows: list[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:
 
 
 def render(rows: list[dict[str, Any]], board_id: str) -> str:
-    lines = [f"Means of {len(rows)} wearers on `{board_id}` (emulated); a random row or base counts once.", "",
+    lines = [f"Means of {len(rows)} wearers on `{board_id}` (emulated).", "",
              "| what must be reached | wanted | measured |", "|---|---|---|"]  # fmt: skip
     lines += [
         f"| {name} | {wanted} | {found}{'' if reached else ' (not reached)'} |"

@@ -25,6 +25,17 @@ def test_a_plan_adds_up_and_fits() -> None:
         assert share.purpose in text and f"{share.size:,}" in text
 
 
+def test_a_plan_estimates_time_where_the_family_was_measured() -> None:
+    train, replay = board_kit.packs()
+    planned = plan(board_kit.model(), boards.board("microbit"), train=train, replay=replay)
+    assert planned.steps == train.n_samples + replay.n_samples
+    assert planned.inference_instructions and planned.step_instructions
+    assert any(f"{planned.steps * planned.step_instructions:,} instructions" in line for line in planned.lines())
+    unknown = plan(board_kit.model(), boards.board("host"), train=train)
+    assert unknown.inference_instructions is None and unknown.step_instructions is None
+    assert not any("instructions" in line for line in unknown.lines())
+
+
 @pytest.mark.parametrize("short_of", [1, 16, 500])
 def test_too_little_ram_names_the_purpose_and_the_missing_bytes(short_of: int) -> None:
     board = boards.board("microbit")

@@ -93,6 +93,14 @@ class Firmware:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What work costs the family's core, in instructions, as measured on the main job: an estimate for other models."""
+
+    mac: float  # of a multiply-add of the frozen part
+    parameter: float  # of a trained parameter in a training step, sampling included
+
+
+@dataclass(frozen=True)
 class Board:
     """Everything that is known about a board. Each key of `port` is TD_PORT_<KEY> in the family's `driver`."""
 
@@ -111,6 +119,7 @@ class Board:
     store: Store
     emulator: Emulation | None = None
     flashing: Flashing | None = None
+    cost: Cost | None = None
     port: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property

@@ -137,7 +137,8 @@ def _plan(options: argparse.Namespace) -> None:
         "board": options.board,
         "ram": [asdict(share) for share in planned.ram], "ram_used": planned.ram_used, "ram_total": planned.ram_budget,
         "flash": [asdict(share) for share in planned.flash], "flash_used": planned.flash_used,
-        "flash_total": planned.flash_budget,
+        "flash_total": planned.flash_budget, "steps": planned.steps,
+        "inference_instructions": planned.inference_instructions, "step_instructions": planned.step_instructions,
     }  # fmt: skip
     _answer(options, facts, [planned.board.title, *planned.lines(), "it fits"])
 

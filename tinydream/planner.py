@@ -38,6 +38,19 @@ class Plan:
     model: Model
     ram: tuple[Share, ...]
     flash: tuple[Share, ...]
+    steps: int  # training steps of an epoch on the bases, 0 without a training set
+
+    @property
+    def inference_instructions(self) -> int | None:
+        """An estimate for one input; None where nobody measured the family."""
+        cost = self.board.cost
+        return round(cost.mac * self.model.macs) if cost else None
+
+    @property
+    def step_instructions(self) -> int | None:
+        """An estimate for one training step; None where nobody measured the family."""
+        cost = self.board.cost
+        return round(cost.parameter * self.model.n_parameters) if cost else None
 
     @property
     def ram_used(self) -> int:
@@ -73,7 +86,17 @@ class Plan:
         ):
             lines += [f"{title:<6}{share.purpose:<18}{share.size:>8,}" for share in shares]
             lines.append(f"{title:<6}{'total':<18}{used:>8,} of {budget:,} bytes")
-        return lines
+        return lines + self._time_lines()
+
+    def _time_lines(self) -> list[str]:
+        work = [("inference", self.inference_instructions), ("training step", self.step_instructions)]
+        if self.steps and self.step_instructions is not None:
+            work.append((f"epoch, {self.steps} steps", self.steps * self.step_instructions))
+        return [
+            f"{'time':<6}{name:<18}{count:>12,} instructions, about; {count / self.board.clock_hz:.3g} s at one a cycle"
+            for name, count in work
+            if count is not None
+        ]
 
 
 def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
@@ -96,7 +119,7 @@ def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack 
     used = sum(share.size for share in ram)
     if used > board.ram.size:
         raise _ram_error(model, board, ram, used - board.ram.size)
-    return Plan(board, model, ram, flash)
+    return Plan(board, model, ram, flash, sum(pack.n_samples for pack in (train, replay) if pack and train))
 
 
 _FLASH_ADVICE = {
