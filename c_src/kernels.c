@@ -164,9 +164,16 @@ static void conv_inside(const td_op *op, const td_tensor *in, const int8_t *w, i
     }
 }
 
+#if TD_DSP
+#include "kernels_dsp.h"
+#endif
+
 /* An odd last channel is computed as a pair with itself. */
 void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
+#if TD_DSP
+    if (conv_dsp(op, in, out)) return;
+#endif
     const int8_t *w = op->weights;
     int32_t filter = op->y.taps * op->x.taps * in->c;
     int32_t y_last = last_inside(&op->y, in->h);
@@ -243,6 +250,9 @@ static uint32_t depthwise_inside(const td_op *op, const td_tensor *in, int32_t c
 
 void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
+#if TD_DSP
+    if (depthwise_dsp(op, in, out)) return;
+#endif
     const int8_t *w = op->weights;
     int32_t multiplier = out->c / in->c;
     int32_t y_last = last_inside(&op->y, in->h), x_last = last_inside(&op->x, in->w);

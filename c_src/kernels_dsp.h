@@ -1,0 +1,480 @@
+/* Convolutions, dense and depthwise layers for Cortex-M with the DSP extension (M4, M7, M33, M55): two 16-bit products an
+ * instruction. Part of kernels.c, whose plain C is the reference and computes whatever these refuse (they return
+ * false); the sums are the same modulo 2^32, so are the results.
+ *
+ * Positions are the outer loop here: a window is gathered once, the padding filled with the zero point, and meets all
+ * channels. Two positions and two channels at a time load each value once for two products. */
+#ifndef TD_KERNELS_DSP_H
+#define TD_KERNELS_DSP_H
+
+#include <arm_acle.h>
+
+enum {
+    DSP_WINDOW = 640,           /* values of the largest window that is gathered: two lie on the stack */
+    DSP_TAPS = 64               /* of the largest depthwise kernel: 8 bytes each on the stack */
+};
+
+/* Four int8 at any address. */
+static inline uint32_t load4(const int8_t *p)
+{
+    uint32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return word;
+}
+
+/* Values 0 and 2 of four int8 as two int16, and values 1 and 3. */
+static inline int16x2_t even(uint32_t word)
+{
+    return __sxtb16((int8x4_t)word);
+}
+
+static inline int16x2_t odd(uint32_t word)
+{
+    int16x2_t pair;
+    __asm("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    return pair;
+}
+
+/* Four values of positions *x and *x + n with channels *w and *w + n: sum[position * 2 + channel]. In assembly, as it
+ * takes 13 of 14 registers, which compilers do not find by themselves. */
+static inline __attribute__((always_inline)) void block_2x2(const int8_t **x, const int8_t **w, int32_t n, int32_t sum[4])
+{
+    uint32_t p, q, r, s, t, u;
+    __asm("ldr %[p], [%[x], %[n]]\n\t"
+          "ldr %[r], [%[w], %[n]]\n\t"
+          "ldr %[q], [%[x]], #4\n\t"
+          "sxtb16 %[s], %[p]\n\t"
+          "sxtb16 %[u], %[r]\n\t"
+          "sxtb16 %[t], %[q]\n\t"
+          "smlad %[d], %[s], %[u], %[d]\n\t"
+          "smlad %[b], %[t], %[u], %[b]\n\t"
+          "sxtb16 %[p], %[p], ror #8\n\t"
+          "sxtb16 %[r], %[r], ror #8\n\t"
+          "sxtb16 %[q], %[q], ror #8\n\t"
+          "smlad %[d], %[p], %[r], %[d]\n\t"
+          "smlad %[b], %[q], %[r], %[b]\n\t"
+          "ldr %[r], [%[w]], #4\n\t"
+          "sxtb16 %[u], %[r]\n\t"
+          "sxtb16 %[r], %[r], ror #8\n\t"
+          "smlad %[a], %[t], %[u], %[a]\n\t"
+          "smlad %[c], %[s], %[u], %[c]\n\t"
+          "smlad %[a], %[q], %[r], %[a]\n\t"
+          "smlad %[c], %[p], %[r], %[c]"
+          : [x] "+&r"(*x), [w] "+&r"(*w), [a] "+&r"(sum[0]), [b] "+&r"(sum[1]), [c] "+&r"(sum[2]), [d] "+&r"(sum[3]),
+            [p] "=&r"(p), [q] "=&r"(q), [r] "=&r"(r), [s] "=&r"(s), [t] "=&r"(t), [u] "=&r"(u)
+          : [n] "r"(n)
+          : "memory");
+}
+
+static inline void dot_2x2(const int8_t *x, const int8_t *w, int32_t n, int32_t sum[4])
+{
+    const int8_t *end = x + n, *whole = x + (n & ~7);
+    while (x != whole) {
+        block_2x2(&x, &w, n, sum);
+        block_2x2(&x, &w, n, sum);
+    }
+    if (n & 4) block_2x2(&x, &w, n, sum);
+    for (; x != end; x++, w++) {
+        sum[0] = __smlabb(x[0], w[0], sum[0]);
+        sum[1] = __smlabb(x[0], w[n], sum[1]);
+        sum[2] = __smlabb(x[n], w[0], sum[2]);
+        sum[3] = __smlabb(x[n], w[n], sum[3]);
+    }
+}
+
+/* Four values of position *x with channels *w, *w + n, *w + 2 n and *w + 3 n. */
+static inline __attribute__((always_inline)) void block_1x4(const int8_t **x, const int8_t **w, int32_t n, int32_t three_n,
+                                                            int32_t sum[4])
+{
+    uint32_t q, r, s, t;
+    __asm("ldr %[q], [%[x]], #4\n\t"
+          "ldr %[r], [%[w], %[n]]\n\t"
+          "sxtb16 %[s], %[q]\n\t"
+          "sxtb16 %[q], %[q], ror #8\n\t"
+          "sxtb16 %[t], %[r]\n\t"
+          "sxtb16 %[r], %[r], ror #8\n\t"
+          "smlad %[b], %[s], %[t], %[b]\n\t"
+          "smlad %[b], %[q], %[r], %[b]\n\t"
+          "ldr %[r], [%[w], %[n], lsl #1]\n\t"
+          "sxtb16 %[t], %[r]\n\t"
+          "sxtb16 %[r], %[r], ror #8\n\t"
+          "smlad %[c], %[s], %[t], %[c]\n\t"
+          "smlad %[c], %[q], %[r], %[c]\n\t"
+          "ldr %[r], [%[w], %[three_n]]\n\t"
+          "sxtb16 %[t], %[r]\n\t"
+          "sxtb16 %[r], %[r], ror #8\n\t"
+          "smlad %[d], %[s], %[t], %[d]\n\t"
+          "smlad %[d], %[q], %[r], %[d]\n\t"
+          "ldr %[r], [%[w]], #4\n\t"
+          "sxtb16 %[t], %[r]\n\t"
+          "sxtb16 %[r], %[r], ror #8\n\t"
+          "smlad %[a], %[s], %[t], %[a]\n\t"
+          "smlad %[a], %[q], %[r], %[a]"
+          : [x] "+&r"(*x), [w] "+&r"(*w), [a] "+&r"(sum[0]), [b] "+&r"(sum[1]), [c] "+&r"(sum[2]), [d] "+&r"(sum[3]),
+            [q] "=&r"(q), [r] "=&r"(r), [s] "=&r"(s), [t] "=&r"(t)
+          : [n] "r"(n), [three_n] "r"(three_n)
+          : "memory");
+}
+
+static inline void dot_1x4(const int8_t *x, const int8_t *w, int32_t n, int32_t sum[4])
+{
+    int32_t part[4] = {sum[0], sum[1], sum[2], sum[3]};
+    const int8_t *end = x + n, *whole = x + (n & ~7);
+    while (x != whole) {
+        block_1x4(&x, &w, n, 3 * n, part);
+        block_1x4(&x, &w, n, 3 * n, part);
+    }
+    if (n & 4) block_1x4(&x, &w, n, 3 * n, part);
+    for (; x != end; x++, w++) {
+        part[0] = __smlabb(x[0], w[0], part[0]);
+        part[1] = __smlabb(x[0], w[n], part[1]);
+        part[2] = __smlabb(x[0], w[2 * n], part[2]);
+        part[3] = __smlabb(x[0], w[3 * n], part[3]);
+    }
+    sum[0] = part[0];
+    sum[1] = part[1];
+    sum[2] = part[2];
+    sum[3] = part[3];
+}
+
+/* What finish() computes, with what an operator's outputs share worked out once. */
+typedef struct td_finish {
+    const int8_t *channels;
+    int32_t n, low, high, zero_point;
+    int32_t half;               /* 1 + 2 * zero_point: rounding and zero point in one addition */
+    bool once;
+} td_finish;
+
+static td_finish start_finish(const td_op *op, int32_t channels)
+{
+    td_finish f;
+    f.channels = (const int8_t *)op->channels;
+    f.n = channels;
+    f.low = op->min;
+    f.high = op->max;
+    f.zero_point = op->output_zero_point;
+    f.half = 1 + 2 * f.zero_point;
+    f.once = op->kind == TD_OP_DENSE;
+    return f;
+}
+
+typedef struct td_scale {
+    int32_t bias, multiplier;
+    int32_t right;              /* -1 - shift */
+} td_scale;
+
+static inline td_scale scale_of(const td_finish *f, int32_t index)
+{
+    const int8_t *at = f->channels + 4 * index;
+    td_scale of;
+    of.bias = (int32_t)load4(at);
+    of.multiplier = (int32_t)load4(at + 4 * f->n);
+    of.right = -1 - f->channels[8 * f->n + index];
+    return of;
+}
+
+static inline int8_t limit(const td_finish *f, int32_t value)
+{
+    value = value < f->low ? f->low : value;
+    value = value > f->high ? f->high : value;
+    return (int8_t)value;
+}
+
+/* Whether finish_twice may be used: all outputs are scaled down, and sums of n products stay within 31 bits, as those of
+ * every honest file do. */
+static bool finishes_fast(const td_finish *f, int32_t n)
+{
+    if (n > 0x7FFF) return false;
+    for (int32_t i = 0; i < f->n; i++) {
+        int32_t bias = (int32_t)load4(f->channels + 4 * i);
+        if (f->channels[8 * f->n + i] >= 0 || bias <= -0x20000000 || bias >= 0x20000000) return false;
+    }
+    return true;
+}
+
+/* Layers that round twice. The doubled high half of the product of sum and multiplier is the high half of the doubled
+ * sum's; halves go away from zero, which is up, once a negative number is one smaller. */
+static inline __attribute__((always_inline)) int8_t finish_twice(const td_finish *f, const td_scale *of, int32_t sum)
+{
+    int32_t high;
+    __asm("smmulr %0, %1, %2" : "=r"(high) : "r"(sum * 2), "r"(of->multiplier));
+    high += high >> 31;
+    return limit(f, ((high >> of->right) + f->half) >> 1);
+}
+
+__attribute__((noinline)) static int8_t finish_rarely(const td_finish *f, const td_scale *of, int32_t sum)
+{
+    int32_t value = round_once(sum, of->multiplier, -1 - of->right);
+    if (value > 255) value = 255; /* the sum with the zero point cannot overflow */
+    if (value < -256) value = -256;
+    return limit(f, value + f->zero_point);
+}
+
+/* Dense layers. */
+static inline int8_t finish_once(const td_finish *f, const td_scale *of, int32_t sum)
+{
+    if (of->right >= 1) {
+        int32_t high = (int32_t)(((int64_t)sum * of->multiplier) >> 32);
+        return limit(f, ((high >> (of->right - 1)) + f->half) >> 1);
+    }
+    return finish_rarely(f, of, sum);
+}
+
+static inline int8_t finish_any(const td_finish *f, const td_scale *of, int32_t sum)
+{
+    return f->once ? finish_once(f, of, sum) : finish_twice(f, of, sum);
+}
+
+static void conv_position(const td_finish *f, const int8_t *x, const int8_t *w, int32_t n, int8_t *to)
+{
+    int32_t i = 0;
+    for (; i + 3 < f->n; i += 4, w += 4 * n) {
+        td_scale of[4];
+        int32_t sum[4];
+        for (int32_t j = 0; j < 4; j++) {
+            of[j] = scale_of(f, i + j);
+            sum[j] = of[j].bias;
+        }
+        dot_1x4(x, w, n, sum);
+        for (int32_t j = 0; j < 4; j++) to[i + j] = finish_any(f, &of[j], sum[j]);
+    }
+    for (; i < f->n; i++, w += n) {
+        td_scale of = scale_of(f, i);
+        uint32_t sum[2] = {(uint32_t)of.bias, 0};
+        dot_pair(x, w, 0, n, sum);
+        to[i] = finish_any(f, &of, (int32_t)sum[0]);
+    }
+}
+
+/* Two positions, n values apart; not dense. */
+static void conv_two_positions(const td_finish *f, const int8_t *x, const int8_t *w, int32_t n, int8_t *to)
+{
+    int32_t i = 0, channels = f->n;
+    for (; i + 1 < channels; i += 2, w += 2 * n, to += 2) {
+        td_scale first = scale_of(f, i), second = scale_of(f, i + 1);
+        int32_t sum[4] = {first.bias, second.bias, first.bias, second.bias};
+        dot_2x2(x, w, n, sum);
+        to[0] = finish_twice(f, &first, sum[0]);
+        to[channels] = finish_twice(f, &first, sum[2]);
+        to[1] = finish_twice(f, &second, sum[1]);
+        to[channels + 1] = finish_twice(f, &second, sum[3]);
+    }
+    if (i == channels) return;
+    td_scale last = scale_of(f, i);
+    uint32_t sum[2] = {(uint32_t)last.bias, (uint32_t)last.bias};
+    dot_pair(w, x, n, n, sum); /* the roles exchanged: one channel, two positions */
+    to[0] = finish_twice(f, &last, (int32_t)sum[0]);
+    to[channels] = finish_twice(f, &last, (int32_t)sum[1]);
+}
+
+static void copy_values(int8_t *to, const int8_t *from, int32_t n)
+{
+    for (; n >= 4; n -= 4, to += 4, from += 4) __builtin_memcpy(to, from, 4);
+    for (; n > 0; n--) *to++ = *from++;
+}
+
+/* The window of output position (oy, ox), row by row, as the weights lie. */
+static void gather(const td_op *op, const td_tensor *in, int32_t oy, int32_t ox, int8_t *to)
+{
+    td_span y = span_at(&op->y, oy, in->h), x = span_at(&op->x, ox, in->w);
+    int32_t row_values = op->x.taps * in->c;
+    if (y.end - y.first < op->y.taps || x.end - x.first < op->x.taps) {
+        memset(to, op->input_zero_point, (size_t)(op->y.taps * row_values));
+    }
+    if (empty(&y, &x)) return;
+    to += y.first * row_values + x.first * in->c;
+    for (int32_t t = y.first; t < y.end; t++, to += row_values) {
+        const int8_t *from = in->data
+            + ((y.start + t * op->y.dilation) * in->w + x.start + x.first * op->x.dilation) * in->c;
+        if (op->x.dilation == 1) {
+            copy_values(to, from, (x.end - x.first) * in->c);
+            continue;
+        }
+        for (int32_t column = 0; column < x.end - x.first; column++) {
+            copy_values(to + column * in->c, from + column * op->x.dilation * in->c, in->c);
+        }
+    }
+}
+
+__attribute__((noinline)) static void conv_gathered(const td_op *op, const td_tensor *in, const td_tensor *out,
+                                                    const td_finish *f, int32_t n)
+{
+    int8_t windows[2 * DSP_WINDOW], *to = out->data;
+    int32_t filled = 0;
+    for (int32_t oy = 0; oy < out->h; oy++) {
+        for (int32_t ox = 0; ox < out->w; ox++) {
+            gather(op, in, oy, ox, windows + filled * n);
+            if (++filled < 2) continue;
+            conv_two_positions(f, windows, op->weights, n, to);
+            to += 2 * out->c;
+            filled = 0;
+        }
+    }
+    if (filled) conv_position(f, windows, op->weights, n, to);
+}
+
+static bool conv_dsp(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    int32_t positions = out->h * out->w, n = op->y.taps * op->x.taps * in->c;
+    td_finish f = start_finish(op, out->c);
+    bool in_place = n == in->c && op->y.stride == 1 && op->x.stride == 1 && op->y.pad == 0 && op->x.pad == 0
+        && in->h == out->h && in->w == out->w;
+    if (f.once ? !in_place : !finishes_fast(&f, n)) return false;
+    if (!in_place) {
+        if (n > DSP_WINDOW) return false;
+        conv_gathered(op, in, out, &f, n);
+        return true;
+    }
+    const int8_t *x = in->data;
+    int8_t *to = out->data;
+    for (; positions > 1 && !f.once; positions -= 2, x += 2 * n, to += 2 * out->c) {
+        conv_two_positions(&f, x, op->weights, n, to);
+    }
+    for (; positions > 0; positions--, x += n, to += out->c) conv_position(&f, x, op->weights, n, to);
+    return true;
+}
+
+/* -------------------------------------------------------------- depthwise, four channels at a time */
+
+/* Tap t of the four channels whose weights start at w: channels 0 and 2 as int16, then 1 and 3. */
+static void spread_weights(const int8_t *w, int32_t taps, uint32_t *to)
+{
+    for (int32_t t = 0; t < taps; t++, w++, to += 2) {
+        to[0] = (uint32_t)w[0] & 0xFFFFu;
+        to[0] |= (uint32_t)w[2 * taps] << 16;
+        to[1] = (uint32_t)w[taps] & 0xFFFFu;
+        to[1] |= (uint32_t)w[3 * taps] << 16;
+    }
+}
+
+/* zero_points + values 0 and 2 of the word; and values 1 and 3. */
+static inline int16x2_t add_even(int16x2_t pair, uint32_t word)
+{
+    return __sxtab16(pair, (int8x4_t)word);
+}
+
+static inline int16x2_t add_odd(int16x2_t pair, uint32_t word)
+{
+    int16x2_t sum;
+    __asm("sxtab16 %0, %1, %2, ror #8" : "=r"(sum) : "r"(pair), "r"(word));
+    return sum;
+}
+
+/* The taps of a window that lie inside the input. */
+typedef struct td_block {
+    int32_t rows, columns;      /* taps */
+    int32_t step, row_step;     /* bytes from tap to tap, and from the end of a row to the next */
+    int32_t gap;                /* words from the weights of a row's end to the next row's */
+} td_block;
+
+/* One tap; moves on to the next one's weights. */
+static inline __attribute__((always_inline)) const uint32_t *tap_four(uint32_t word, const uint32_t *weights,
+                                                                      int16x2_t less, int32_t sum[4])
+{
+    int32_t w_even, w_odd;
+    __asm("ldrd %0, %1, [%2], #8" : "=&r"(w_even), "=&r"(w_odd), "+r"(weights) : : "memory");
+    int16x2_t x_even = add_even(less, word), x_odd = add_odd(less, word);
+    sum[0] = __smlabb(x_even, w_even, sum[0]);
+    sum[2] = __smlatt(x_even, w_even, sum[2]);
+    sum[1] = __smlabb(x_odd, w_odd, sum[1]);
+    sum[3] = __smlatt(x_odd, w_odd, sum[3]);
+    return weights;
+}
+
+/* Three columns, the usual number, have their loop unrolled. */
+static inline __attribute__((always_inline)) void depthwise_four(const td_block *block, const int8_t *from,
+                                                                 const uint32_t *weights, int16x2_t less, int32_t sum[4])
+{
+    int32_t rows = block->rows, step = block->step;
+    if (block->columns == 3) {
+        int32_t next = block->row_step + 3 * step;
+        do {
+            weights = tap_four(load4(from), weights, less, sum);
+            weights = tap_four(load4(from + step), weights, less, sum);
+            weights = tap_four(load4(from + 2 * step), weights, less, sum) + block->gap;
+            from += next;
+        } while (--rows != 0);
+        return;
+    }
+    do {
+        for (int32_t columns = block->columns; columns != 0; columns--, from += step) {
+            weights = tap_four(load4(from), weights, less, sum);
+        }
+        from += block->row_step;
+        weights += block->gap;
+    } while (--rows != 0);
+}
+
+static td_block block_of(const td_op *op, const td_tensor *in, int32_t rows, int32_t columns)
+{
+    td_block block;
+    block.rows = rows;
+    block.columns = rows > 0 ? columns : 0;
+    block.step = op->x.dilation * in->c;
+    block.row_step = op->y.dilation * in->w * in->c - columns * block.step;
+    block.gap = 2 * (op->x.taps - columns);
+    return block;
+}
+
+/* One row of outputs of four channels from `c` on. Only taps inside the input take part: less the zero point, a tap in
+ * the padding adds nothing. */
+static void depthwise_row(const td_op *op, const td_tensor *in, const td_finish *f, const td_scale of[4],
+                          const uint32_t *weights, int32_t c, const td_span *y, int32_t width, int8_t *to)
+{
+    int32_t x_last = last_inside(&op->x, in->w), start = -op->x.pad, rows = y->end - y->first;
+    uint32_t less_one = (uint32_t)-op->input_zero_point & 0xFFFFu;
+    int16x2_t less = (int16x2_t)(less_one | less_one << 16);
+    td_block inside = block_of(op, in, rows, op->x.taps), edge;
+    const int8_t *row = in->data + c;
+    if (rows > 0) row += (y->start + y->first * op->y.dilation) * in->w * in->c;
+    weights += 2 * y->first * op->x.taps;
+    for (int32_t ox = 0; ox < width; ox++, start += op->x.stride, to += f->n) {
+        int32_t sum[4] = {of[0].bias, of[1].bias, of[2].bias, of[3].bias};
+        const td_block *block = &inside;
+        int32_t first = 0;
+        if (start < 0 || start > x_last) {
+            int32_t end = op->x.taps;
+            if (op->x.dilation == 1) {
+                if (start < 0) first = -start;
+                if (start + end > in->w) end = in->w - start;
+            } else {
+                td_span x = span_at(&op->x, ox, in->w);
+                first = x.first;
+                end = x.end;
+            }
+            edge.columns = 0;
+            if (first < end) edge = block_of(op, in, rows, end - first);
+            block = &edge;
+        }
+        if (block->columns > 0) {
+            depthwise_four(block, row + (start + first * op->x.dilation) * in->c, weights + 2 * first, less, sum);
+        }
+        to[0] = finish_twice(f, &of[0], sum[0]);
+        to[1] = finish_twice(f, &of[1], sum[1]);
+        to[2] = finish_twice(f, &of[2], sum[2]);
+        to[3] = finish_twice(f, &of[3], sum[3]);
+    }
+}
+
+static bool depthwise_dsp(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    int32_t taps = op->y.taps * op->x.taps;
+    td_finish f = start_finish(op, out->c);
+    if (in->c != out->c || out->c % 4 != 0 || taps > DSP_TAPS || !finishes_fast(&f, taps)) return false;
+    uint32_t weights[2 * DSP_TAPS];
+    for (int32_t c = 0; c < out->c; c += 4) {
+        td_scale of[4];
+        spread_weights(op->weights + c * taps, taps, weights);
+        for (int32_t i = 0; i < 4; i++) {
+            of[i] = scale_of(&f, c + i);
+            of[i].bias += (int32_t)total(op->weights + (c + i) * taps, taps) * op->input_zero_point;
+        }
+        for (int32_t oy = 0; oy < out->h; oy++) {
+            td_span y = span_at(&op->y, oy, in->h);
+            depthwise_row(op, in, &f, of, weights, c, &y, out->w, out->data + oy * out->w * out->c + c);
+        }
+    }
+    return true;
+}
+
+#endif /* TD_KERNELS_DSP_H */
