@@ -6,6 +6,10 @@ static uint32_t bytes_of(uint64_t bits)
     return (uint32_t)((bits + 7u) / 8u);
 }
 
+enum { RICE_FIELD = 6, DELTA_BITS_FIELD = 32,
+       ALL_FLAGS = TD_PART_OFFSETS | TD_PART_MASKS | TD_PART_KEYS | TD_PART_DICTIONARY };
+static const uint32_t NO_ROW = 0xFFFFFFFFu, MAX_DELTA_BITS = 0x7FFFFFFFu;
+
 /* ------------------------------------------------------------------- parts */
 
 static void read_part_header(const td_pack *pack, uint32_t index, td_part_header *header)
@@ -39,24 +43,84 @@ static uint32_t row_bits(const td_part *part)
     return part->id_bits + part->header.deviation_bits;
 }
 
-/* Where the part ends in the data section. Sets the part's pointers when that is inside. */
-static uint64_t place_part(const td_pack *pack, uint32_t first_row, td_part *part)
+static bool has(const td_part *part, uint32_t flag)
+{
+    return (part->header.flags & flag) != 0;
+}
+
+static uint32_t n_bases(const td_part *part)
+{
+    return has(part, TD_PART_KEYS) ? 1u : part->header.n_bases;
+}
+
+/* The next n_bits of the data section, as whole bytes; NULL, and so from then on, when they are not there. */
+static const uint8_t *take(const td_pack *pack, uint64_t *at, uint64_t n_bits)
+{
+    uint64_t start = *at;
+    *at += (n_bits + 7u) / 8u;
+    return *at <= pack->data.size ? pack->data.data + start : NULL;
+}
+
+/* Entries of all dictionaries. */
+static uint32_t count_entries(const td_pack *pack, const td_part *part)
+{
+    uint32_t n = 0;
+    for (uint32_t f = 0; f < pack->n_features; f++) n += td_get16(part->dictionary + 2u * (size_t)f);
+    return n;
+}
+
+static uint32_t key_field_bits(const td_pack *pack)
+{
+    return td_id_bits(pack->n_features) + td_id_bits(pack->width);
+}
+
+static uint32_t index_field_bits(const td_part *part)
+{
+    return part->header.n_bases + RICE_FIELD + td_id_bits(part->delta_bits + 1u);
+}
+
+static uint32_t index_bits(const td_part *part)
+{
+    return DELTA_BITS_FIELD + (part->header.n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK * index_field_bits(part);
+}
+
+/* The blocks of a part with keys, from `at` on; false when they do not fit. */
+static bool place_keys(const td_pack *pack, uint64_t *at, td_part *part)
+{
+    part->key_bits = take(pack, at, (uint64_t)key_field_bits(pack) * part->header.n_bases);
+    uint64_t index = *at;
+    if (!take(pack, at, DELTA_BITS_FIELD)) return false;
+    part->delta_bits = td_get32(pack->data.data + index);
+    if (part->delta_bits > MAX_DELTA_BITS) return false;
+    *at = index;
+    part->index = take(pack, at, index_bits(part));
+    part->deltas = take(pack, at, part->delta_bits);
+    part->at_row = NO_ROW;
+    return part->deltas != NULL;
+}
+
+/* Sets the part's pointers; *end: where it ends in the data section. False when it does not fit there. */
+static bool place_part(const td_pack *pack, uint32_t first_row, td_part *part, uint64_t *end)
 {
     const td_part_header *header = &part->header;
+    uint64_t at = header->offset, values = (uint64_t)pack->width * pack->n_features;
     part->first_row = first_row;
-    part->id_bits = td_id_bits(header->n_bases);
-    uint64_t plan = bytes_of((uint64_t)plan_field_bits(pack, part) * pack->n_features);
-    uint64_t offsets = header->flags & TD_PART_OFFSETS ? bytes_of((uint64_t)pack->width * pack->n_features) : 0u;
-    uint64_t bases = ((uint64_t)header->n_bases * header->base_bits + 7u) / 8u;
-    uint64_t rows = ((uint64_t)header->n_rows * row_bits(part) + 7u) / 8u;
-    uint64_t end = header->offset + plan + offsets + bases + rows;
-    if (end > pack->data.size) return end;
-    const uint8_t *at = pack->data.data + header->offset;
-    part->plan = at;
-    part->offsets = offsets ? at + plan : NULL;
-    part->bases = at + plan + offsets;
-    part->rows = part->bases + bases;
-    return end;
+    part->id_bits = td_id_bits(n_bases(part));
+    part->plan = take(pack, &at, (uint64_t)plan_field_bits(pack, part) * pack->n_features);
+    part->offsets = has(part, TD_PART_OFFSETS) ? take(pack, &at, values) : NULL;
+    part->dictionary = NULL;
+    if (has(part, TD_PART_DICTIONARY)) {
+        part->dictionary = take(pack, &at, 16u * (uint64_t)pack->n_features);
+        if (!part->dictionary) return false;
+        uint64_t entries = (uint64_t)count_entries(pack, part) * pack->width;
+        if (entries > 0xFFFFFFFFu) return false;
+        take(pack, &at, entries);
+    }
+    part->bases = take(pack, &at, (uint64_t)n_bases(part) * header->base_bits);
+    if (has(part, TD_PART_KEYS) && !place_keys(pack, &at, part)) return false;
+    part->rows = take(pack, &at, (uint64_t)header->n_rows * row_bits(part));
+    *end = at;
+    return part->rows != NULL;
 }
 
 static int find_part(td_pack *pack, uint32_t row)
@@ -69,8 +133,86 @@ static int find_part(td_pack *pack, uint32_t row)
         if (row - first < pack->part.header.n_rows) break;
         first += pack->part.header.n_rows;
     }
-    place_part(pack, first, &pack->part);
-    return TD_OK;
+    uint64_t end;
+    return place_part(pack, first, &pack->part, &end) ? TD_OK : TD_E_FORMAT;
+}
+
+/* -------------------------------------------------------------------- keys */
+
+static uint64_t read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+{
+    if (n_bits <= 32) return td_read_bits(stream, at, n_bits);
+    return td_read_bits(stream, at, 32) | (uint64_t)td_read_bits(stream, at + 32u, n_bits - 32u) << 32;
+}
+
+static void start_block(td_part *part, uint32_t block)
+{
+    uint32_t n_key = part->header.n_bases, n_bits = index_field_bits(part), at = DELTA_BITS_FIELD + block * n_bits;
+    part->key = read_long(part->index, at, n_key);
+    part->rice = td_read_bits(part->index, at + n_key, RICE_FIELD);
+    part->at_bit = td_read_bits(part->index, at + n_key + RICE_FIELD, n_bits - n_key - RICE_FIELD);
+    part->at_row = block * TD_KEY_BLOCK;
+}
+
+/* Adds the next difference: as many zeros as its high part says, a one, its low part. False past the end. */
+static bool next_key(td_part *part)
+{
+    uint32_t at = part->at_bit, end = part->delta_bits, zeros;
+    for (;; at++) {
+        if (at >= end) return false;
+        uint32_t byte = (uint32_t)part->deltas[at >> 3] >> (at & 7u);
+        if (byte == 0) at |= 7u; /* a long run: on to the next byte */
+        else if (byte & 1u) break;
+    }
+    zeros = at - part->at_bit;
+    if (part->rice >= end - at) return false;
+    uint64_t delta = (uint64_t)zeros << part->rice | read_long(part->deltas, at + 1u, part->rice);
+    part->at_bit = at + 1u + part->rice;
+    part->key += delta;
+    if (part->header.n_bases < 64) part->key &= ((uint64_t)1 << part->header.n_bases) - 1u;
+    part->at_row++;
+    return true;
+}
+
+static bool seek_key(td_part *part, uint32_t row)
+{
+    if (row < part->at_row || row / TD_KEY_BLOCK != part->at_row / TD_KEY_BLOCK) start_block(part, row / TD_KEY_BLOCK);
+    while (part->at_row < row) {
+        if (!next_key(part)) return false;
+    }
+    return true;
+}
+
+/* Puts the key's bits into a row. */
+static void spread_key(const td_pack *pack, int32_t *values)
+{
+    uint32_t n_bits = key_field_bits(pack), bit_bits = td_id_bits(pack->width), b = pack->part.header.n_bases;
+    for (uint64_t key = pack->part.key; key && b-- > 0; key >>= 1) {
+        if (!(key & 1u)) continue;
+        uint32_t place = td_read_bits(pack->part.key_bits, b * n_bits, n_bits);
+        values[place >> bit_bits] = (int32_t)((uint32_t)values[place >> bit_bits] | (uint32_t)1 << (place & td_low_mask(bit_bits)));
+    }
+}
+
+/* The key's bits are base bits, the index says where each block starts, and the differences fill their block. */
+static bool check_keys(const td_pack *pack, td_part *part)
+{
+    uint32_t n_bits = key_field_bits(pack), bit_bits = td_id_bits(pack->width), at = 0;
+    for (uint32_t b = 0; b < part->header.n_bases; b++) {
+        uint32_t place = td_read_bits(part->key_bits, b * n_bits, n_bits), feature = place >> bit_bits;
+        if (feature >= pack->n_features || !(base_mask(pack, part, feature) >> (place & td_low_mask(bit_bits)) & 1u))
+            return false;
+    }
+    for (uint32_t row = 0; row < part->header.n_rows; row++) {
+        if (row % TD_KEY_BLOCK) {
+            if (!next_key(part)) return false;
+        } else {
+            start_block(part, row / TD_KEY_BLOCK);
+            if (part->at_bit != at) return false;
+        }
+        at = part->at_bit;
+    }
+    return at == part->delta_bits;
 }
 
 /* -------------------------------------------------------------------- open */
@@ -106,14 +248,22 @@ static bool padded(const uint8_t *block, uint32_t n_bits)
     return (n_bits & 7u) == 0 || block[n_bits >> 3] >> (n_bits & 7u) == 0;
 }
 
+static bool keys_padded(const td_pack *pack, const td_part *part)
+{
+    const uint8_t *entries = part->dictionary ? part->dictionary + 2u * (size_t)pack->n_features : NULL;
+    return (!entries || padded(entries, count_entries(pack, part) * pack->width)) &&
+           padded(part->key_bits, key_field_bits(pack) * part->header.n_bases) &&
+           padded(part->index, index_bits(part)) && padded(part->deltas, part->delta_bits);
+}
+
 /* Plan and ids of one part: what the sizes in its header promise, and no id past its bases. */
-static int check_part(const td_pack *pack, const td_part *part)
+static int check_part(const td_pack *pack, td_part *part)
 {
     const td_part_header *header = &part->header;
     uint32_t base_bits = 0;
     if (!padded(part->plan, plan_field_bits(pack, part) * pack->n_features) ||
         (part->offsets && !padded(part->offsets, pack->width * pack->n_features)) ||
-        !padded(part->bases, header->n_bases * header->base_bits) || !padded(part->rows, header->n_rows * row_bits(part)))
+        !padded(part->bases, n_bases(part) * header->base_bits) || !padded(part->rows, header->n_rows * row_bits(part)))
         return TD_E_FORMAT;
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t n_bits = plan_field_bits(pack, part);
@@ -123,8 +273,9 @@ static int check_part(const td_pack *pack, const td_part *part)
     }
     if (base_bits != header->base_bits) return TD_E_FORMAT;
     for (uint32_t i = 0; i < header->n_rows; i++) {
-        if (td_read_bits(part->rows, i * row_bits(part), part->id_bits) >= header->n_bases) return TD_E_FORMAT;
+        if (td_read_bits(part->rows, i * row_bits(part), part->id_bits) >= n_bases(part)) return TD_E_FORMAT;
     }
+    if (has(part, TD_PART_KEYS) && (!keys_padded(pack, part) || !check_keys(pack, part))) return TD_E_FORMAT;
     return TD_OK;
 }
 
@@ -143,11 +294,11 @@ static int check_parts(td_pack *pack)
         const td_part_header *header = &part->header;
         if (header->n_rows == 0 || header->n_rows > pack->n_rows - first || header->n_bases == 0 ||
             header->label >= pack->n_classes || header->deviation_bits > pack->n_features * pack->width ||
-            (header->flags & ~(TD_PART_OFFSETS | TD_PART_MASKS)) || header->offset != expected)
+            (header->flags & ~ALL_FLAGS) || header->offset != expected ||
+            (has(part, TD_PART_KEYS) ? header->n_bases > TD_MAX_KEY : has(part, TD_PART_DICTIONARY)))
             return TD_E_FORMAT;
-        expected = place_part(pack, first, part);
-        if (expected > pack->data.size || (uint64_t)header->n_rows * row_bits(part) > 0xFFFFFFFFu ||
-            (uint64_t)header->n_bases * header->base_bits > 0xFFFFFFFFu)
+        if (!place_part(pack, first, part, &expected) || (uint64_t)header->n_rows * row_bits(part) > 0xFFFFFFFFu ||
+            (uint64_t)n_bases(part) * header->base_bits > 0xFFFFFFFFu)
             return TD_E_FORMAT;
         int status = check_part(pack, part);
         if (status != TD_OK) return status;
@@ -203,11 +354,26 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
 
 /* -------------------------------------------------------------------- read */
 
+/* Puts a dictionary's entry in place of its number; a number past the end stands for the last one. */
+static void look_up(const td_pack *pack, int32_t *values)
+{
+    const uint8_t *n_entries = pack->part.dictionary, *entries = n_entries + 2u * (size_t)pack->n_features;
+    uint32_t first = 0;
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        uint32_t n = td_get16(n_entries + 2u * (size_t)f), number = (uint32_t)values[f];
+        if (n == 0) continue;
+        if (number >= n) number = n - 1u;
+        values[f] = (int32_t)td_read_bits(entries, (first + number) * pack->width, pack->width);
+        first += n;
+    }
+}
+
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 {
     int status = find_part(pack, row);
     if (status != TD_OK) return status;
-    const td_part *part = &pack->part;
+    td_part *part = &pack->part;
+    if (has(part, TD_PART_KEYS) && !seek_key(part, row - part->first_row)) return TD_E_FORMAT;
     uint32_t width = pack->width, all = td_low_mask(width);
     uint32_t at = (row - part->first_row) * row_bits(part);
     uint32_t base_at = td_read_bits(part->rows, at, part->id_bits) * part->header.base_bits;
@@ -218,10 +384,15 @@ int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
         uint32_t high = td_read_bits(part->bases, base_at, n_base), low = td_read_bits(part->rows, at, n_deviation);
         uint32_t value = deviation == td_low_mask(n_deviation) ? (n_deviation < 32 ? high << n_deviation : 0u) | low
                                                                : td_scatter(high, mask) | td_scatter(low, deviation);
-        if (part->offsets) value += td_read_bits(part->offsets, f * width, width);
-        values[f] = (int32_t)((uint32_t)pack->minimum + value);
+        values[f] = (int32_t)value;
         base_at += n_base;
         at += n_deviation;
+    }
+    if (has(part, TD_PART_KEYS)) spread_key(pack, values);
+    if (part->dictionary) look_up(pack, values);
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        uint32_t offset = part->offsets ? td_read_bits(part->offsets, f * width, width) : 0u;
+        values[f] = (int32_t)((uint32_t)values[f] + (uint32_t)pack->minimum + offset);
     }
     if (label) *label = part->header.label;
     return TD_OK;

@@ -326,8 +326,12 @@ enum td_pack_limits { TD_MAX_WIDTH = 32, TD_MAX_FEATURES = 4096, TD_MAX_CLASSES 
 
 enum td_part_flag {
     TD_PART_OFFSETS = 1,        /* each feature is stored less its minimum in the part */
-    TD_PART_MASKS = 2           /* base bits as a mask a feature; else as a count of leading bits */
+    TD_PART_MASKS = 2,          /* base bits as a mask a feature; else as a count of leading bits */
+    TD_PART_KEYS = 4,           /* rows sorted by a key of some bits, keys as differences; one base */
+    TD_PART_DICTIONARY = 8      /* some features are numbers of entries in a list; only with TD_PART_KEYS */
 };
+
+enum td_key_limits { TD_MAX_KEY = 64, TD_KEY_BLOCK = 128 /* rows from one stored key to the next */ };
 
 /* bitplan.c: which bits become the base. Sources: Condense and Compress of EntroGeDe. All of them
  * need td_plan_work_size(n_rows) bytes of work memory; group[i] is the base of row i, numbered from
@@ -372,7 +376,7 @@ typedef struct td_part_header {
     uint32_t n_rows;
     uint32_t offset;            /* of the part in the data section, bytes */
     uint16_t label;
-    uint16_t n_bases;
+    uint16_t n_bases;           /* with TD_PART_KEYS: bits of a key */
     uint32_t base_bits;
     uint32_t deviation_bits;
     uint8_t flags;              /* enum td_part_flag */
@@ -387,6 +391,26 @@ enum td_part_record_size { TD_PART_RECORD = 16 };
 int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                    const uint32_t *mask, const uint32_t *offsets, const uint32_t *group, uint32_t n_bases,
                    uint8_t *out, uint32_t capacity, td_part_header *header);
+/* keys.c: parts whose rows are sorted by a key (docs/DESIGN.md, "Rows have no order"). A key is made of n_key bits
+ * of a row, most significant first; key_bits[i] = feature * 32 + bit, bit 0 the least significant. */
+void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
+                 uint32_t n_key, uint64_t *keys);
+/* Bits that sorted keys of n_key bits take without their last `drop` bits. Cost: O(n_rows). */
+uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t n_key, uint32_t drop);
+
+typedef struct td_key_plan {
+    const uint32_t *constant;   /* n_features: bits in which all rows agree */
+    const uint32_t *offsets;    /* n_features: what was taken off the values; NULL: nothing */
+    const uint16_t *n_entries;  /* n_features: sizes of the dictionaries, 0: none. NULL: no dictionary at all */
+    const uint32_t *entries;    /* all dictionaries one behind the other */
+    const uint32_t *key_bits;
+    uint32_t n_key;
+} td_key_plan;
+
+/* As td_encode_part, for rows in the order of their keys; features with a dictionary hold numbers of entries.
+ * base: n_features entries of scratch. */
+int td_encode_keys(const uint32_t *rows, const uint64_t *keys, uint32_t n_rows, uint32_t n_features, uint32_t width,
+                   const td_key_plan *plan, uint32_t *base, uint8_t *out, uint32_t capacity, td_part_header *header);
 /* The header as the parts section has it: TD_PART_RECORD bytes. */
 void td_encode_part_record(const td_part_header *header, uint8_t *out);
 
@@ -402,8 +426,17 @@ typedef struct td_part {
     uint32_t id_bits;           /* ceil(log2 n_bases) */
     const uint8_t *plan;
     const uint8_t *offsets;     /* NULL without TD_PART_OFFSETS */
+    const uint8_t *dictionary;  /* NULL without TD_PART_DICTIONARY */
     const uint8_t *bases;
     const uint8_t *rows;
+    const uint8_t *key_bits;    /* this and all below: TD_PART_KEYS only */
+    const uint8_t *index;
+    const uint8_t *deltas;
+    uint32_t delta_bits;        /* of all differences */
+    uint32_t at_row;            /* row of the part whose key is at hand, 0xFFFFFFFF: none */
+    uint32_t at_bit;            /* where the next row's difference starts */
+    uint32_t rice;              /* low bits of a difference in this block */
+    uint64_t key;
 } td_part;
 
 typedef struct td_pack {
@@ -429,7 +462,8 @@ typedef struct td_pack {
 /* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 /* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
- * O(n_features); the part is looked up by a scan when it differs from the last one. */
+ * O(n_features), with TD_PART_KEYS also O(TD_KEY_BLOCK) unless the row follows the one read last; the part is looked
+ * up by a scan when it differs from the last one. */
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [first, first + count) in stored order: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);

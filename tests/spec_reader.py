@@ -68,11 +68,42 @@ def join(base: int, deviation: int, mask: int, width: int) -> int:
     return value
 
 
+def read_keys(data: bytes, at: int, n: int, n_key: int, masks: list[int], width: int) -> tuple[list[list[int]], int]:
+    """What the key of each row adds to each feature, and where the differences end."""
+    block = Block(data, at)
+    named = [block.field(log2up(len(masks)) + log2up(width)) for _ in range(n_key)]
+    places = [divmod(name, 1 << log2up(width)) for name in named]
+    assert all(masks[feature] >> bit & 1 for feature, bit in places)
+    index = Block(data, block.end())
+    length = index.field(32)
+    assert length < 2**31
+    entries = [(index.field(n_key), index.field(6), index.field(log2up(length + 1))) for _ in range(0, n, 128)]
+    codes = Block(data, index.end())
+    start, rows = codes.bit, []
+    for i in range(n):
+        if i % 128 == 0:
+            key, low_bits, bit = entries[i // 128]
+            assert codes.bit - start == bit
+        else:
+            zeros = 0
+            while not codes.field(1):
+                zeros += 1
+            key = (key + (zeros << low_bits) + codes.field(low_bits)) % (1 << n_key)
+        row = [0] * len(masks)
+        for place, (feature, bit) in enumerate(places):
+            row[feature] |= (key >> (n_key - 1 - place) & 1) << bit
+        rows.append(row)
+    assert codes.bit - start == length
+    return rows, codes.end()
+
+
 def read_part(data: bytes, record: bytes, n_features: int, width: int) -> tuple[list[list[int]], int, int]:
     """Stored values of a part's rows, its label, and where it ends."""
     n, offset, label, n_bases, last = struct.unpack("<IIHHI", record)
     n_deviation, flags = last & 0xFFFFFF, last >> 24
-    assert n and n_bases and flags < 4
+    assert n and n_bases and flags < 16 and flags & 12 != 8
+    n_key, n_bases = (n_bases, 1) if flags & 4 else (0, n_bases)
+    assert n_key <= 64
     features = range(n_features)
     plan = Block(data, offset)
     if flags & 2:
@@ -88,13 +119,23 @@ def read_part(data: bytes, record: bytes, n_features: int, width: int) -> tuple[
         block = Block(data, at)
         offsets = [block.field(width) for _ in features]
         at = block.end()
+    lists: list[list[int]] = [[]] * n_features
+    if flags & 8:
+        block = Block(data, at)
+        sizes = [block.field(16) for _ in features]
+        block = Block(data, block.end())
+        lists = [[block.field(width) for _ in range(size)] for size in sizes]
+        at = block.end()
     block = Block(data, at)
     bases = [[block.field(bits) for bits in n_base] for _ in range(n_bases)]
-    block, rows = Block(data, block.end()), []
-    for _ in range(n):
+    keyed, at = read_keys(data, block.end(), n, n_key, masks, width) if n_key else ([[0] * n_features] * n, block.end())
+    block, rows = Block(data, at), []
+    for key in keyed:
         base = bases[block.field(log2up(n_bases))]
         own = [block.field(width - bits) for bits in n_base]
-        rows.append([join(base[f], own[f], masks[f], width) + offsets[f] for f in features])
+        joined = [join(base[f], own[f], masks[f], width) | key[f] for f in features]
+        looked_up = [lists[f][min(joined[f], len(lists[f]) - 1)] if lists[f] else joined[f] for f in features]
+        rows.append([looked_up[f] + offsets[f] for f in features])
     return rows, label, block.end()
 
 

@@ -143,6 +143,52 @@ def test_rows_by_index() -> None:
     assert "5 rows x 2" in repr(made) and made.raw_float32_size == 5 * 9
 
 
+def keyed(made: Pack) -> list[int]:
+    records = sections_of(made.data)[lib.TD_PACK_PARTS]
+    return [flags & lib.TD_PART_KEYS for flags in records[15 :: lib.TD_PART_RECORD]]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(table=tables(), repeats=st.integers(1, 30), per_class=st.integers(1, 12))
+def test_large_tables_lose_nothing_but_their_order(
+    monkeypatch: pytest.MonkeyPatch, table: Table, repeats: int, per_class: int
+) -> None:
+    rows, labels = np.repeat(table.flat(), repeats, axis=0), np.repeat(table.labels, repeats)
+    if rows.dtype != bool:
+        rows[:: repeats + 1, 0] ^= 1
+    with monkeypatch.context() as patch:
+        patch.setattr("tinydream.packs.LARGE", 0)
+        made = pack(table_from_arrays(rows, labels, classes=table.n_classes), per_class=per_class)
+    assert multiset(made[:], made.labels) == multiset(rows, labels)
+    assert np.array_equal(np.array([made[i] for i in reversed(range(len(made)))])[::-1], made[:])
+    assert made.n_samples <= per_class * len(set(labels.tolist())) and made.condensed.weights.sum() == len(made)
+    if made.n_features * made.native.width < 2000 and len(made) < 300:
+        assert_as_specified(made)
+
+
+def test_sorted_rows_are_smaller_and_their_samples_are_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(3).normal(0, 40, (3000, 4)).astype(np.int16)
+    rows[:, 3] = rows[:, 3] // 20 * 321
+    plain = pack(table_from_arrays(rows, None))
+    monkeypatch.setattr("tinydream.packs.LARGE", 2999)
+    made = pack(table_from_arrays(rows, None))
+    assert keyed(made) == [lib.TD_PART_KEYS] and keyed(plain) == [0]
+    # log2(3000!) / 3000 is 10 bits a row; the index and codes that are not ideal take some of it back.
+    assert len(made.data) < len(plain.data) - 3000 * 7 / 8
+    assert 8 < made.n_samples <= 16
+    published = pack(table_from_arrays(rows, None), method="entrogede")
+    assert keyed(published) == [0]
+
+
+def test_large_tables_of_wide_rows_keep_bases_where_they_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    monkeypatch.setattr("tinydream.packs.LARGE", 199)
+    rows = random.integers(0, 2, (4, 600))[random.integers(0, 4, 200)]
+    made = pack(table_from_arrays(rows, None), per_class=3)
+    assert keyed(made) == [0] and made.n_samples <= 3
+    assert multiset(made[:], made.labels) == multiset(rows, np.zeros(200))
+
+
 def test_rows_without_labels_are_one_class() -> None:
     made = pack(table_from_arrays([[3], [1]], None))
     assert made.n_classes == 1 and made.labels.tolist() == [0, 0] and sorted(made[:].ravel()) == [1, 3]
@@ -182,11 +228,14 @@ def golden_packs() -> dict[str, Callable[[], Pack]]:
     clusters = random.integers(-90, 90, (4, 6))[np.arange(40) % 4] + random.integers(-3, 4, (40, 6))
     wide = np.array([[-(2**31), 5], [2**31 - 1, 5], [0, 5]])
     table = table_from_arrays(clusters.astype(np.int8), np.arange(40) % 2, classes=["sit", "run"])
+    few, near = random.integers(0, 9, 140) ** 2 * 61, random.normal(0, 300, (140, 2)).astype(int)
+    spread = table_from_arrays(np.column_stack((near, few)), None)
     return {
         "masks.tdz": lambda: pack(table, per_class=4, method="entrogede"),
         "offsets.tdz": lambda: pack(table_from_arrays(clusters + np.arange(40)[:, None] % 2 * 1000, np.arange(40) % 2)),
         "replay.tdz": lambda: pack(table, replay=6),
         "wide.tdz": lambda: pack(table_from_arrays(wide, [2, 0, 0], classes=3), per_class=1),
+        "keys.tdz": lambda: pack(spread, replay=140, method="random"),
         "one.tdz": lambda: pack(table_from_arrays([[True]], [0])),
     }
 
@@ -196,6 +245,7 @@ HASHES = {
     "offsets.tdz": "cc1ca5d8b453293b8941472d79ce169ea99202e6a1be2a11faa3de9229fd83f3",
     "replay.tdz": "5ce45b319ebf72003486b627e77383208a3791c21dc4247553cf8ef3a2deb4e6",
     "wide.tdz": "c62dc4e11cb7a6dabdff7cc1a3a2bf9b022be6adf7ec6eb6be72798b6b360a3d",
+    "keys.tdz": "0475071891bde0b89f8a46bad7de9bcd30b195cc425eeb6054bda20f0e715b6f",
     "one.tdz": "68b95413353f1ed3f76544efeda6ee3bd761c3270da85b8bda706a23dd31815d",
 }
 
@@ -215,6 +265,7 @@ def test_golden_files_show_every_feature() -> None:
 
     assert flags("masks.tdz") & lib.TD_PART_MASKS and not flags("wide.tdz") & lib.TD_PART_MASKS
     assert flags("offsets.tdz") & lib.TD_PART_OFFSETS and not flags("masks.tdz") & lib.TD_PART_OFFSETS
+    assert flags("keys.tdz") & (lib.TD_PART_KEYS | lib.TD_PART_DICTIONARY) == 12 and not flags("replay.tdz") & 12
     assert lib.TD_PACK_WEIGHTS in sections_of((GOLDEN / "replay.tdz").read_bytes())
     assert open_pack(GOLDEN / "masks.tdz").classes == ("sit", "run")
     assert open_pack(GOLDEN / "wide.tdz").native.width == 32

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from ._native import check, ffi, lib, status_name, view
 from .errors import DataError, FormatError, UsageError
 from .files import atomic_write, write_sections
-from .reduction import WeightedSamples, condense, reduce, unsigned_rows
+from .keys import encode_sorted
+from .reduction import LARGE, WeightedSamples, condense, condense_published, reduce, unsigned_rows
 from .table import Table
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "model_inputs", "open_pack", "pack", "published_size"]
 
 Progress = Callable[[int, int], None]
+WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
@@ -209,16 +211,18 @@ def pack(
         table = _embed(table, through, progress)
     unsigned_rows(table.flat())  # refuses rows that the replay set's rounding would make integers
     weights: npt.NDArray[np.float64] | None = None
+    group: npt.NDArray[np.uint32] | None
     if replay is not None:
         samples = reduce(table, replay, method=method, seed=seed)
         rounded = np.rint(samples.values).astype(np.int64)
         table = Table(rounded, samples.labels, table.classes, table.source)
         group = np.arange(len(samples), dtype=np.uint32)
         weights = samples.weights
+    elif method == "variance" and len(table) > LARGE:
+        group = None
     else:
         group = condense(table, per_class, method=method)
-    order = np.lexsort((group, table.labels))
-    return _encode(table, order, group, weights, method, through)
+    return _encode(table, group, weights, method, through, per_class)
 
 
 def published_size(table: Table, *, patience: int = 0) -> int:
@@ -264,34 +268,38 @@ def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
 
 def _encode(
     table: Table,
-    order: npt.NDArray[np.int64],
-    group: npt.NDArray[np.uint32],
+    group: npt.NDArray[np.uint32] | None,
     weights: npt.NDArray[np.float64] | None,
     method: str,
     model: Model | None,
+    most: int,
 ) -> Pack:
+    """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own."""
+    order = np.argsort(table.labels, kind="stable") if group is None else np.lexsort((group, table.labels))
     rows, minimum, width = unsigned_rows(table.flat())
-    labels, sorted_group = table.labels[order], group[order]
-    parts, blobs, at = b"", [], 0
+    labels = table.labels[order]
+    parts, blobs, starts, stored, at = b"", [], [], [], 0
     present = np.unique(labels)
     for label in present:
-        blob, header = _encode_part(np.ascontiguousarray(rows[order[labels == label]]), width, method)
+        members = order[labels == label]
+        blob, header, begins, own = _best_part(np.ascontiguousarray(rows[members]), width, method, group, members, most)
         header.offset, header.label = at, int(label)
         record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
         lib.td_encode_part_record(header, record)
         parts += bytes(ffi.buffer(record))
         blobs.append(blob)
+        starts.append(begins)
+        stored.append(members[own])
         at += len(blob)
-    starts = np.ones(len(order), dtype=bool)
-    starts[1:] = (sorted_group[1:] != sorted_group[:-1]) | (labels[1:] != labels[:-1])
+    begins = np.concatenate(starts)
     sections = {
-        lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(starts.sum()), minimum, width, model),
+        lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(begins.sum()), minimum, width, model),
         lib.TD_PACK_PARTS: parts,
         lib.TD_PACK_DATA: b"".join(blobs),
-        lib.TD_PACK_SAMPLES: np.packbits(starts, bitorder="little").tobytes(),
+        lib.TD_PACK_SAMPLES: np.packbits(begins, bitorder="little").tobytes(),
     }
     if weights is not None:
-        sections[lib.TD_PACK_WEIGHTS] = weights[sorted_group].astype("<f4").tobytes()
+        sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
     if any(name != str(i) for i, name in enumerate(table.classes)):
         sections[lib.TD_PACK_META] = cbor2.dumps({"classes": list(table.classes)})
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)
@@ -328,6 +336,38 @@ def _compress(rows: npt.NDArray[np.uint32], width: int, patience: int = 0) -> tu
     )  # fmt: skip
     check(status, "planning bits")
     return mask, result
+
+
+def _best_part(
+    rows: npt.NDArray[np.uint32],
+    width: int,
+    method: str,
+    group: npt.NDArray[np.uint32] | None,
+    members: npt.NDArray[np.int64],
+    most: int,
+) -> tuple[bytes, Any, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """The smallest part that holds these rows: bytes, header, which stored rows begin a sample, the rows' order.
+
+    Rows may be sorted by a key only where their order is free: when each is a sample of its own, or in a large
+    table, whose samples are made to suit.
+    """
+    single = group is not None and len(np.unique(group[members])) == len(members)
+    by_key = encode_sorted(rows, width) if method != "entrogede" and (group is None or single) else None
+    if by_key and group is None and by_key.header.deviation_bits <= WIDE:
+        return by_key.data, by_key.header, by_key.cells(most), by_key.order
+    if group is None:
+        own = condense_published(rows, width, most)
+        order = np.argsort(own, kind="stable")
+        rows, own = rows[order], own[order]
+    else:
+        order, own = np.arange(len(members)), group[members]
+    data, header = _encode_part(rows, width, method)
+    if by_key and len(by_key.data) <= len(data):
+        starts = by_key.cells(most) if group is None else np.ones(len(members), dtype=bool)
+        return by_key.data, by_key.header, starts, by_key.order
+    starts = np.ones(len(members), dtype=bool)
+    starts[1:] = own[1:] != own[:-1]
+    return data, header, starts, order
 
 
 def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:

@@ -68,7 +68,7 @@ def condense(table: Table, per_class: int, *, method: str = "variance", seed: in
     n_groups = 0
     for label in present:
         members = np.flatnonzero(table.labels == label)
-        own = _condense_published(np.ascontiguousarray(rows[members]), width, per_class)
+        own = condense_published(np.ascontiguousarray(rows[members]), width, per_class)
         group[members] = own + np.uint32(n_groups)
         n_groups += int(own.max()) + 1
     return group
@@ -123,7 +123,8 @@ def _condense_variance(
     return group
 
 
-def _condense_published(rows: npt.NDArray[np.uint32], width: int, max_groups: int) -> npt.NDArray[np.uint32]:
+def condense_published(rows: npt.NDArray[np.uint32], width: int, max_groups: int) -> npt.NDArray[np.uint32]:
+    """Groups rows (n, features) of `width` bits by the published rule; returns the group of each."""
     n, d = rows.shape
     group = np.zeros(n, dtype=np.uint32)
     size = lib.td_plan_work_size(n)
