@@ -56,3 +56,78 @@ void td_softmax(const td_op *op, const td_tensor *in, const td_tensor *out)
     int32_t rows = in->h * in->w;
     for (int32_t row = 0; row < rows; row++) softmax_row(op, in->data + row * in->c, in->c, out->data + row * in->c);
 }
+
+/* ------------------------------------------------------------- two inputs
+ * Three channel rows: a, b, result. The biases of a and b are their negated zero points. */
+
+static int32_t rescaled(const td_op *op, uint32_t value, int32_t row)
+{
+    return round_twice((int32_t)value, td_get_i32(op->channels + 12 + 4 * row), (int8_t)op->channels[24 + row]);
+}
+
+static int8_t combined(const td_op *op, int8_t a, int8_t b)
+{
+    uint32_t x = (uint32_t)(int32_t)a + td_get32(op->channels), y = (uint32_t)(int32_t)b + td_get32(op->channels + 4);
+    uint32_t result = x * y;
+    if (op->kind != TD_OP_MUL) {
+        x = (uint32_t)rescaled(op, x << 20, 0);
+        y = (uint32_t)rescaled(op, y << 20, 1);
+        result = op->kind == TD_OP_ADD ? x + y : x - y;
+    }
+    int32_t value = rescaled(op, result, 2), low = op->min - op->output_zero_point, high = op->max - op->output_zero_point;
+    if (value < low) value = low;
+    if (value > high) value = high;
+    return (int8_t)(value + op->output_zero_point);
+}
+
+/* Value y, x, c, where a dimension of 1 stands for any size. */
+static int8_t spread(const td_tensor *tensor, int32_t y, int32_t x, int32_t c)
+{
+    if (tensor->h == 1) y = 0;
+    if (tensor->w == 1) x = 0;
+    if (tensor->c == 1) c = 0;
+    return tensor->data[(y * tensor->w + x) * tensor->c + c];
+}
+
+void td_combine(const td_op *op, const td_tensor *a, const td_tensor *b, const td_tensor *out)
+{
+    int8_t *to = out->data;
+    for (int32_t y = 0; y < out->h; y++) {
+        for (int32_t x = 0; x < out->w; x++) {
+            for (int32_t c = 0; c < out->c; c++) *to++ = combined(op, spread(a, y, x, c), spread(b, y, x, c));
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ copies */
+
+static int32_t box(const td_op *op, int32_t field)
+{
+    return td_get_i32((const uint8_t *)op->weights + 4 * field);
+}
+
+static void copy_box(const td_op *op, int32_t dimension, const int8_t *from, int8_t *to)
+{
+    int32_t step_in = box(op, TD_BOX_INPUT + 1 + dimension), step_out = box(op, TD_BOX_OUTPUT + 1 + dimension);
+    int32_t at_in = 0, at_out = 0;
+    for (int32_t n = box(op, TD_BOX_COUNTS + dimension); n > 0; n--) {
+        if (dimension == 3) {
+            to[at_out] = from[at_in];
+        } else {
+            copy_box(op, dimension + 1, from + at_in, to + at_out);
+        }
+        at_in += step_in;
+        at_out += step_out;
+    }
+}
+
+void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    copy_box(op, 0, in->data + box(op, TD_BOX_INPUT), out->data + box(op, TD_BOX_OUTPUT));
+}
+
+void td_fill(const td_op *op, const td_tensor *out)
+{
+    int32_t n = volume(out);
+    for (int32_t i = 0; i < n; i++) out->data[i] = (int8_t)op->output_zero_point;
+}

@@ -14,7 +14,19 @@ enum td_op_kind {
     TD_OP_MEAN = 6,
     TD_OP_DENSE = 7,            /* a 1x1 convolution that rounds once, as the reference's dense kernel does */
     TD_OP_TABLE = 8,            /* 256 results, for inputs -128 .. 127 */
-    TD_OP_SOFTMAX = 9           /* over the channels; 256 terms of 32 bits */
+    TD_OP_SOFTMAX = 9,          /* over the channels; 256 terms of 32 bits */
+    TD_OP_SUB = 10,
+    TD_OP_MUL = 11,
+    TD_OP_COPY = 12,            /* a box of values, with steps of its own through input and output */
+    TD_OP_FILL = 13             /* with the output's zero point */
+};
+
+/* The box of a COPY, as it lies in the data section: 14 i32. */
+enum td_box {
+    TD_BOX_COUNTS = 0,          /* 4, outermost first */
+    TD_BOX_INPUT = 4,           /* index of the first value, then 4 steps */
+    TD_BOX_OUTPUT = 9,          /* the same */
+    TD_BOX_SIZE = 56            /* bytes */
 };
 
 /* An int8 activation in the arena, height x width x channels, channels innermost. */
@@ -48,6 +60,10 @@ void td_mean(const td_op *op, const td_tensor *in, const td_tensor *out);
 enum { TD_SOFTMAX_CHANNELS = 4095 };
 
 /* elementwise.c */
+/* TD_OP_ADD, TD_OP_SUB and TD_OP_MUL; a dimension of 1 goes with any size of the other input. */
+void td_combine(const td_op *op, const td_tensor *a, const td_tensor *b, const td_tensor *out);
+void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out);
+void td_fill(const td_op *op, const td_tensor *out);
 void td_table(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_softmax(const td_op *op, const td_tensor *in, const td_tensor *out);
 

@@ -8,6 +8,7 @@
 enum { SECTION_META = 1, SECTION_TENSORS = 2, SECTION_OPS = 3, SECTION_TAIL = 4, SECTION_DATA = 5 };
 enum { META_SIZE = 36, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_SIZE = 20 };
 enum { FLAG_SOFTMAX = 1 };
+enum { TENSOR_CONSTANT = 1 };
 
 /* a * b, or UINT32_MAX where the product does not fit: larger than any section or arena. */
 static uint32_t product(uint32_t a, uint32_t b)
@@ -30,6 +31,11 @@ static uint32_t tensor_bytes(const uint8_t *record)
     return product(product(td_get16(record + 4), td_get16(record + 6)), td_get16(record + 8));
 }
 
+static bool is_constant(const uint8_t *record)
+{
+    return record[10] == TENSOR_CONSTANT;
+}
+
 static td_tensor tensor_shape(const td_model *model, uint32_t index)
 {
     const uint8_t *record = tensor_record(model, index);
@@ -44,7 +50,9 @@ static td_tensor tensor_shape(const td_model *model, uint32_t index)
 static td_tensor tensor_at(const td_model *model, uint8_t *arena, uint32_t index)
 {
     td_tensor tensor = tensor_shape(model, index);
-    tensor.data = (int8_t *)arena + td_get32(tensor_record(model, index));
+    const uint8_t *record = tensor_record(model, index);
+    uint8_t *base = is_constant(record) ? (uint8_t *)model->data.data : arena; /* no output is constant */
+    tensor.data = (int8_t *)base + td_get32(record);
     return tensor;
 }
 
@@ -82,8 +90,9 @@ static int check_tensors(const td_model *model)
     for (uint32_t i = 0; i < model->n_tensors; i++) {
         const uint8_t *record = tensor_record(model, i);
         uint32_t offset = td_get32(record), size = tensor_bytes(record);
-        if (size == 0 || td_get16(record + 10) != 0) return TD_E_FORMAT;
-        if (offset > model->arena_size || size > model->arena_size - offset) return TD_E_FORMAT;
+        uint32_t limit = is_constant(record) ? model->data.size : model->arena_size;
+        if (size == 0 || size > TD_MAX_ARENA || td_get16(record + 10) > TENSOR_CONSTANT) return TD_E_FORMAT;
+        if (offset > limit || size > limit - offset) return TD_E_FORMAT;
     }
     return TD_OK;
 }
@@ -134,6 +143,47 @@ static bool same_shape(const td_tensor *a, const td_tensor *b)
     return a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
+static bool spreads(int32_t size, int32_t to)
+{
+    return size == 1 || size == to;
+}
+
+static bool spreads_to(const td_tensor *tensor, const td_tensor *out)
+{
+    return spreads(tensor->h, out->h) && spreads(tensor->w, out->w) && spreads(tensor->c, out->c);
+}
+
+/* Every step of a box stays inside a tensor of `size` values. */
+static bool inside(const uint8_t *counts, const uint8_t *path, uint32_t size)
+{
+    int64_t low = td_get_i32(path), high = low;
+    for (uint32_t i = 0; i < 4; i++) {
+        int64_t reach = ((int64_t)td_get32(counts + 4 * i) - 1) * td_get_i32(path + 4 + 4 * i);
+        if (reach < 0) low += reach;
+        if (reach > 0) high += reach;
+    }
+    return low >= 0 && high < (int64_t)size;
+}
+
+/* A copy writes at most as many values as its output has: bounds its time, and steps fit int32. */
+static bool good_box(const td_model *model, uint32_t offset, uint32_t in_size, uint32_t out_size)
+{
+    if (!in_data(model, offset, TD_BOX_SIZE)) return false;
+    const uint8_t *box = model->data.data + offset;
+    uint32_t n = 1;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t count = td_get32(box + 4 * i);
+        n = product(n, count);
+        if (count == 0 || n > out_size) return false;
+        /* A step that is taken once too often, after the last value, must not overflow either. */
+        for (uint32_t path = TD_BOX_INPUT; path <= TD_BOX_OUTPUT; path += TD_BOX_OUTPUT - TD_BOX_INPUT) {
+            int32_t step = td_get_i32(box + 4 * (path + 1 + i));
+            if (step > TD_MAX_ARENA || step < -TD_MAX_ARENA) return false;
+        }
+    }
+    return inside(box, box + 4 * TD_BOX_INPUT, in_size) && inside(box, box + 4 * TD_BOX_OUTPUT, out_size);
+}
+
 /* A softmax divides by the sum of its terms: the first, which the largest input contributes, must be 1. */
 static bool good_terms(const td_model *model, uint32_t offset)
 {
@@ -155,6 +205,7 @@ static int check_op(const td_model *model, const uint8_t *record)
     td_op op = read_op(record);
     uint32_t channels = td_get32(record + 24);
     bool good, weightless = td_get32(record + 20) == 0;
+    if (is_constant(tensor_record(model, record[3]))) return TD_E_FORMAT;
     switch (op.kind) {
     case TD_OP_CONV:
     case TD_OP_DENSE:
@@ -166,7 +217,17 @@ static int check_op(const td_model *model, const uint8_t *record)
         good = weightless && channels == 0 && good_window(model, &op, record, &in, &out);
         break;
     case TD_OP_ADD:
-        good = weightless && same_shape(&in, &in_b) && same_shape(&in, &out) && good_channels(model, channels, 3);
+    case TD_OP_SUB:
+    case TD_OP_MUL:
+        good = weightless && spreads_to(&in, &out) && spreads_to(&in_b, &out) && good_channels(model, channels, 3);
+        break;
+    case TD_OP_COPY:
+        good = channels == 0
+            && good_box(model, td_get32(record + 20), tensor_bytes(tensor_record(model, record[1])),
+                        tensor_bytes(tensor_record(model, record[3])));
+        break;
+    case TD_OP_FILL:
+        good = weightless && channels == 0;
         break;
     case TD_OP_MEAN:
         good = weightless && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
@@ -216,6 +277,7 @@ static int open_meta(td_model *model, const td_section *meta)
     uint32_t input = td_get16(bytes + 8), embedding = td_get16(bytes + 10);
     uint32_t flags = td_get16(bytes + 12);
     if (input >= model->n_tensors || embedding >= model->n_tensors) return TD_E_FORMAT;
+    if (is_constant(tensor_record(model, input)) || is_constant(tensor_record(model, embedding))) return TD_E_FORMAT;
     if ((flags & ~(uint32_t)FLAG_SOFTMAX) != 0 || td_get16(bytes + 14) != 0) return TD_E_FORMAT;
     model->hash = td_get32(bytes);
     model->embedding_hash = td_get32(bytes + 32);
@@ -284,7 +346,15 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
     case TD_OP_CONV:
     case TD_OP_DENSE: td_conv(&op, &in, &out); break;
     case TD_OP_DEPTHWISE: td_depthwise(&op, &in, &out); break;
-    case TD_OP_ADD: td_add(&op, &in, &in_b, &out); break;
+    case TD_OP_ADD:
+        if (same_shape(&in, &out) && same_shape(&in_b, &out)) {
+            td_add(&op, &in, &in_b, &out);
+            break;
+        } /* fall through */
+    case TD_OP_SUB:
+    case TD_OP_MUL: td_combine(&op, &in, &in_b, &out); break;
+    case TD_OP_COPY: td_copy(&op, &in, &out); break;
+    case TD_OP_FILL: td_fill(&op, &out); break;
     case TD_OP_MEAN: td_mean(&op, &in, &out); break;
     case TD_OP_TABLE: td_table(&op, &in, &out); break;
     case TD_OP_SOFTMAX: td_softmax(&op, &in, &out); break;

@@ -187,3 +187,53 @@ def renamed_operator(tflite: bytes, number: int, replacement: int) -> bytes:
                 if offset:
                     content[code._tab.Pos + offset] = replacement
     return bytes(content)
+
+
+def moving_network(seed: int) -> Callable[[Any], Any]:
+    """A network drawn from the seed, of sums and products of all shapes and of operators that only move values."""
+    random = np.random.default_rng(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(random.integers(low, high))
+
+    def build(keras: Any) -> Any:
+        layers, ops = keras.layers, keras.ops
+
+        def side(x: Any) -> Any:
+            return layers.Conv2D(x.shape[3], 2, padding="same")(x)
+
+        def constant(x: Any) -> Any:
+            shapes = ((x.shape[3],), (1,), (x.shape[1], 1, 1), x.shape[1:], (1, x.shape[2], x.shape[3]))
+            return random.normal(size=shapes[number(0, len(shapes))]).astype(np.float32)
+
+        def window(x: Any) -> Any:
+            top, left = number(0, max(1, x.shape[1] - 1)), number(0, max(1, x.shape[2] - 1))
+            return x[:, top :: number(1, 3), left:, number(-3, 0) :] if x.shape[3] > 2 else x[:, top:, :, ::-1]
+
+        moves: list[Callable[[Any], Any]] = [
+            lambda x: layers.ZeroPadding2D(((number(0, 3), number(0, 3)), (number(0, 3), number(1, 3))))(x),
+            lambda x: layers.Permute([int(i) + 1 for i in random.permutation(3)])(x),
+            lambda x: layers.Concatenate(axis=number(1, 4))([x, side(x), x]),
+            window,
+            lambda x: ops.subtract(*(layers.Concatenate(axis=2)([x, side(x)])[:, :, i::2][:, :, :1] for i in (0, 1))),
+            lambda x: ops.multiply(*ops.split(layers.Concatenate(axis=3)([side(x), x]), 2, axis=3)),
+            lambda x: ops.add(x, constant(x)),
+            lambda x: ops.subtract(constant(x), x),
+            lambda x: ops.relu(ops.multiply(x, constant(x))),
+            lambda x: ops.multiply(x, ops.sigmoid(side(x)[:, :1, :1])),
+            lambda x: ops.relu6(ops.subtract(x, side(x))),
+            lambda x: layers.LeakyReLU()(x),
+        ]
+        x = inputs = keras.Input((number(3, 9), number(2, 8), number(2, 7)), batch_size=1)
+        x = side(x)
+        for _ in range(4):
+            x = moves[number(0, len(moves))](x)
+        return keras.Model(inputs, x)
+
+    return build
+
+
+@cache
+def moving_model() -> bytes:
+    """With a TABLE, a SUB, a MUL and copies."""
+    return convert(moving_network(3), 3)

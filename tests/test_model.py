@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import PROJECT, convert, demo_model, dense_model, random_network, real_model, run_reference
+from models import PROJECT, convert, demo_model, dense_model, moving_model, random_network, real_model, run_reference
 
 from tinydream import _native
 from tinydream.arena import Block, plan_arena
@@ -180,10 +180,11 @@ def test_every_truncated_or_flipped_tdm_is_an_error() -> None:
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_mutated_sections_with_good_checksums_stay_inside(data: st.DataObject) -> None:
-    source = data.draw(st.sampled_from([demo_model, dense_model]))
-    sections = {kind: bytearray(content) for kind, content in sections_of(compile_model(source()).tdm).items()}
+    source = data.draw(st.sampled_from([demo_model, dense_model, moving_model]))
+    tdm = compile_model(source(), whole=source is moving_model).tdm
+    sections = {kind: bytearray(content) for kind, content in sections_of(tdm).items()}
     for _ in range(data.draw(st.integers(1, 4))):
-        content = sections[data.draw(st.sampled_from([1, 2, 3, 4]))]
+        content = sections[data.draw(st.sampled_from([1, 2, 3, 4, 5]))]
         if content:
             position = data.draw(st.integers(0, len(content) - 1))
             content[position] = data.draw(st.sampled_from([0, 1, 2, 7, 0x7F, 0x80, 0xFF]))

@@ -11,12 +11,23 @@ from typing import Any
 import board_kit
 import numpy as np
 import pytest
-from models import convert, demo_model, real_model, renamed_operator, requantised, run_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import (
+    convert,
+    demo_model,
+    moving_model,
+    moving_network,
+    real_model,
+    renamed_operator,
+    requantised,
+    run_reference,
+)
 
 import tinydream
 from tinydream import boards, cli, journey
 from tinydream._native import lib
-from tinydream.errors import BoardError, BudgetError, DataError, UnsupportedModelError, UsageError
+from tinydream.errors import BoardError, BudgetError, DataError, TinyDreamError, UnsupportedModelError, UsageError
 from tinydream.model import Model, compile_model
 
 RELU, QUANTIZE = 19, 114
@@ -98,6 +109,40 @@ def test_an_output_that_the_reference_refuses_is_refused() -> None:
     for name in ("LOGISTIC", "TANH"):
         with pytest.raises(UnsupportedModelError, match=rf"\({name}.*output must have the scale"):
             compile_model(requantised(unary_model(name), 0), whole=True)
+
+
+# ------------------------------------------------------- two inputs, and moved values
+
+
+MOVED: set[str] = set()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks_of_sums_products_and_moves(seed: int) -> None:
+    model = assert_exact(convert(moving_network(seed), seed), seed=seed)
+    MOVED.update(operator.name for operator in model.graph.operators)
+
+
+def test_those_networks_had_every_operator() -> None:
+    for seed in range(100, 130):
+        wanted = {"ADD", "SUB", "MUL", "PAD", "CONCATENATION", "TRANSPOSE", "STRIDED_SLICE", "SPLIT"}
+        if wanted <= MOVED:
+            return
+        test_random_networks_of_sums_products_and_moves(seed)
+    raise AssertionError(f"never seen: {wanted - MOVED}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_flipped_bytes_give_an_error_or_a_model(data: st.DataObject) -> None:
+    tflite = bytearray(moving_model())
+    for _ in range(data.draw(st.integers(1, 3))):
+        tflite[data.draw(st.integers(0, len(tflite) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        model = compile_model(bytes(tflite), whole=True)
+    except TinyDreamError:
+        return
+    assert model.embed(np.zeros((1, *model.input_shape), np.int8)).shape == (1, model.embedding_size)
 
 
 # ---------------------------------------------------------------- from file to file

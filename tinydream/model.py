@@ -30,6 +30,8 @@ __all__ = ["Model", "OperatorRow", "TailLayer", "compile_model"]
 
 _SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
 _CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _ADD, _MEAN, _DENSE, _TABLE, _SOFTMAX = range(1, 10)
+_SUB, _MUL, _COPY, _FILL = range(10, 14)
+_CONSTANT = 1  # flag of a tensor record
 _SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 _RECORD_BYTES = 28
 _TAIL_RECORD_BYTES = 20
@@ -467,19 +469,51 @@ class _Compiler:
             ready.update(operator.outputs)
         return [self.graph.operators[index] for index in sorted(needed)]
 
-    def record(self, operator: Operator) -> _Record:
+    def records(self, operator: Operator) -> list[_Record]:
+        """What the operator becomes; nothing for one that only renames the shape."""
+        if operator.name in _VIEWS:
+            self.check_view(operator)
+            return []
+        if operator.name in _COPIERS:
+            return _COPIERS[operator.name](self, operator)
         if operator.name not in _RECORDERS:
-            known = ", ".join(sorted([*_RECORDERS, *_VIEWS]))
+            known = ", ".join(sorted([*_RECORDERS, *_VIEWS, *_COPIERS]))
             raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
                               "these, or choose an earlier cut")  # fmt: skip
-        return _RECORDERS[operator.name](self, operator).lengthwise()
+        return [_RECORDERS[operator.name](self, operator).lengthwise()]
+
+    def is_constant(self, tensor: int) -> bool:
+        """Its values, or those that it is another shape of, come with the file."""
+        root = self.through_views(tensor)
+        return root not in self.producer and self.graph.tensors[root].data is not None and root not in self.graph.inputs
+
+    def any_view(self, tensor: Tensor) -> tuple[int, int, int]:
+        """Any shape of three dimensions that holds the tensor; its own where it has one."""
+        self.activation(tensor)
+        shape = (1,) * (4 - len(tensor.shape)) + tensor.shape
+        if len(shape) == 4 and shape[0] == 1 and max(shape) <= 0xFFFF:
+            return shape[1], shape[2], shape[3]
+        rows = next(n for n in range(1, tensor.size + 1) if tensor.size % n == 0 and tensor.size // n <= 0xFFFF)
+        if rows > 0xFFFF:
+            raise UnsupportedModelError(f"tensor {tensor.index} ({tensor.name}) is too large: {tensor.size} values")
+        return 1, rows, tensor.size // rows
+
+    def integers(self, operator: Operator, position: int) -> list[int]:
+        """Input number `position` as constant int32 values."""
+        tensor = self.tensor(operator, position)
+        if tensor.data is None or tensor.dtype != "INT32" or len(tensor.data) != 4 * tensor.size:
+            raise self.refuse(operator, f"its input {position} must be constant int32 values")
+        return [int(value) for value in np.frombuffer(tensor.data, "<i4")]
+
+    def same_scale(self, operator: Operator, source: Tensor, output: Tensor) -> None:
+        if source.scales[0] != output.scales[0] or source.zero_points[0] != output.zero_points[0]:
+            raise self.refuse(operator, "it changes the scale")
 
     def check_view(self, operator: Operator) -> None:
         source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
         if source.size != output.size:
             raise self.damaged(operator, "the shapes hold different numbers of values")
-        if source.scales[0] != output.scales[0] or source.zero_points[0] != output.zero_points[0]:
-            raise self.refuse(operator, "it changes the scale")
+        self.same_scale(operator, source, output)
 
     def compile(self, cut: str | int | None) -> Model:
         chain, softmax = self.dense_chain()
@@ -505,13 +539,9 @@ class _Compiler:
         records: list[_Record] = []
         rows: list[OperatorRow] = []
         for operator in frozen:
-            if operator.name in _VIEWS:
-                self.check_view(operator)
-                record = None
-            else:
-                record = self.record(operator)
-                records.append(record)
-            rows.append(self.row(operator, record))
+            made = self.records(operator)
+            records += made
+            rows.append(self.row(operator, made))
         rows += [self.tail_row(operator, layer) for operator, layer in zip(trained, tail, strict=True)]
         if softmax is not None:
             rows.append(OperatorRow(softmax.index, softmax.name, (self.tensor(softmax, 0).shape,),
@@ -533,10 +563,12 @@ class _Compiler:
             embedding_zero_point=int(embedding.zero_points[0]),
         )
 
-    def row(self, operator: Operator, record: _Record | None) -> OperatorRow:
-        inputs = tuple(self.graph.tensors[i].shape for i in (record.inputs if record else operator.inputs[:1]))
-        macs, flash = (record.macs, record.flash) if record else (0, 0)
-        return OperatorRow(operator.index, operator.name, inputs, self.output(operator).shape, macs, flash, False)
+    def row(self, operator: Operator, records: list[_Record]) -> OperatorRow:
+        sources = {i for record in records for i in record.inputs if i not in operator.outputs}
+        inputs = tuple(self.graph.tensors[i].shape for i in operator.inputs if i in (sources or operator.inputs[:1]))
+        macs, flash = sum(record.macs for record in records), sum(record.flash for record in records)
+        output = self.graph.tensors[operator.outputs[0]].shape
+        return OperatorRow(operator.index, operator.name, inputs, output, macs, flash, False)
 
     def tail_row(self, operator: Operator, layer: TailLayer) -> OperatorRow:
         flash = _TAIL_RECORD_BYTES + layer.n_in * layer.n_out + 8 * layer.n_out
@@ -674,31 +706,38 @@ def _pool(kind: int) -> Callable[[_Compiler, Operator], _Record]:
         source, output = compiler.tensor(operator, 0), compiler.output(operator)
         if window["views"][0][2] != window["views"][1][2]:
             raise compiler.damaged(operator, "input and output differ in channels")
-        if source.scales[0] != output.scales[0] or source.zero_points[0] != output.zero_points[0]:
-            raise compiler.refuse(operator, "it changes the scale")
+        compiler.same_scale(operator, source, output)
         return _Record(kind=kind, **window)
 
     return record
 
 
-def _add(compiler: _Compiler, operator: Operator) -> _Record:
-    a, b, output = compiler.tensor(operator, 0), compiler.tensor(operator, 1), compiler.output(operator)
-    if a.data is not None or b.data is not None or a.shape != b.shape or a.shape != output.shape:
-        raise compiler.refuse(operator, "only the sum of two activations of one shape is supported")
-    views = tuple(compiler.view(operator, tensor) for tensor in (a, b, output))
-    widest = 2 * max(float(a.scales[0]), float(b.scales[0]))
-    real = [float(a.scales[0]) / widest, float(b.scales[0]) / widest, widest / (2**20 * float(output.scales[0]))]
-    if real[2] > 1:
-        raise compiler.refuse(operator, "its output scale is too small for its inputs")
-    return _Record(
-        kind=_ADD,
-        inputs=(a.index, b.index),
-        output=output.index,
-        views=views,
-        clamp=compiler.clamp(operator, output),
-        biases=np.array([-int(a.zero_points[0]), -int(b.zero_points[0]), 0], np.int64),
-        multipliers=_scaled(compiler, operator, real),
-    )
+def _combine(kind: int) -> _Recorder:
+    """ADD, SUB and MUL, of two activations or an activation and a constant, with broadcasting."""
+
+    def record(compiler: _Compiler, operator: Operator) -> _Record:
+        a, b, output = compiler.tensor(operator, 0), compiler.tensor(operator, 1), compiler.output(operator)
+        views = tuple(compiler.view(operator, tensor) for tensor in (a, b, output))
+        if any(n != max(m) or min(m) not in (1, n) for *m, n in zip(*views, strict=True)):
+            raise compiler.damaged(operator, "its shapes do not go together")
+        scale_a, scale_b, scale = (float(tensor.scales[0]) for tensor in (a, b, output))
+        widest = 2 * max(scale_a, scale_b)
+        real = [scale_a / widest, scale_b / widest, widest / (2**20 * scale)]
+        if kind == _MUL:
+            real = [0.0, 0.0, scale_a * scale_b / scale]
+        if real[2] > (1 << 14 if kind == _MUL else 1):
+            raise compiler.refuse(operator, "its output scale is too small for its inputs")
+        return _Record(
+            kind=kind,
+            inputs=(a.index, b.index),
+            output=output.index,
+            views=views,
+            clamp=compiler.clamp(operator, output),
+            biases=np.array([-int(a.zero_points[0]), -int(b.zero_points[0]), 0], np.int64),
+            multipliers=_scaled(compiler, operator, real),
+        )
+
+    return record
 
 
 def _mean(compiler: _Compiler, operator: Operator) -> _Record:
@@ -821,7 +860,9 @@ _RECORDERS: dict[str, _Recorder] = {
     "FULLY_CONNECTED": _fully_connected,
     "AVERAGE_POOL_2D": _pool(_AVERAGE_POOL),
     "MAX_POOL_2D": _pool(_MAX_POOL),
-    "ADD": _add,
+    "ADD": _combine(_ADD),
+    "SUB": _combine(_SUB),
+    "MUL": _combine(_MUL),
     "MEAN": _mean,
     "SOFTMAX": _softmax,
     "QUANTIZE": _unary(_rescaled),
@@ -831,6 +872,153 @@ _RECORDERS: dict[str, _Recorder] = {
     "LOGISTIC": _unary(_logistic),
     "TANH": _unary(_tanh),
     "HARD_SWISH": _unary(_hard_swish),
+}
+
+
+# ------------------------------------------- operators that only move values
+
+
+@dataclass(frozen=True)
+class _Path:
+    """How a box of values is walked through a tensor: the first value, then one step for each dimension."""
+
+    first: int
+    steps: tuple[int, ...]
+
+
+def _steps(shape: Sequence[int]) -> tuple[int, ...]:
+    """From a value to the next in each dimension."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _copy(
+    compiler: _Compiler, operator: Operator, source: Tensor, output: Tensor, counts: Sequence[int],
+    path_in: _Path, path_out: _Path,
+) -> _Record:  # fmt: skip
+    """Copies a box; dimensions of 1 are dropped and those that continue each other are joined."""
+    views = compiler.any_view(source), compiler.any_view(output)
+    compiler.same_scale(operator, source, output)
+    box: list[tuple[int, int, int]] = []
+    for n, step_in, step_out in zip(counts, path_in.steps, path_out.steps, strict=True):
+        if n == 1:
+            continue
+        if box and box[-1][1] == step_in * n and box[-1][2] == step_out * n:
+            n *= box.pop()[0]
+        box.append((n, step_in, step_out))
+    if len(box) > 4:
+        raise compiler.refuse(operator, "it moves values over more than 4 dimensions")
+    ns, steps_in, steps_out = zip(*[(1, 0, 0)] * (4 - len(box)), *box, strict=True)
+    fields = np.array([*ns, path_in.first, *steps_in, path_out.first, *steps_out], "<i4")
+    return _Record(
+        kind=_COPY,
+        inputs=(source.index,),
+        output=output.index,
+        views=views,
+        weights=np.frombuffer(fields.tobytes(), np.int8),
+    )
+
+
+def _axis(compiler: _Compiler, operator: Operator, axis: int, rank: int) -> int:
+    if not -rank <= axis < rank:
+        raise compiler.damaged(operator, f"axis {axis} of {rank} dimensions")
+    return axis % rank
+
+
+def _concatenation(compiler: _Compiler, operator: Operator) -> list[_Record]:
+    output = compiler.output(operator)
+    axis = _axis(compiler, operator, int(operator.options["Axis"]), len(output.shape))
+    if int(operator.options["FusedActivationFunction"]) != 0:
+        raise compiler.refuse(operator, "a fused activation is not supported here")
+    records, at, steps = [], 0, _steps(output.shape)
+    for position in range(len(operator.inputs)):
+        source = compiler.tensor(operator, position)
+        at_end = source.shape[:axis] + output.shape[axis : axis + 1] + source.shape[axis + 1 :]
+        if len(source.shape) != len(output.shape) or at_end != output.shape:
+            raise compiler.damaged(operator, "its shapes do not go together")
+        paths = _Path(0, _steps(source.shape)), _Path(at * steps[axis], steps)
+        records.append(_copy(compiler, operator, source, output, source.shape, *paths))
+        at += source.shape[axis]
+    if at != output.shape[axis]:
+        raise compiler.damaged(operator, f"its inputs have {at} values along axis {axis}, not {output.shape[axis]}")
+    return records
+
+
+def _split(compiler: _Compiler, operator: Operator) -> list[_Record]:
+    source, axes = compiler.tensor(operator, 1), compiler.integers(operator, 0)
+    if len(axes) != 1:
+        raise compiler.damaged(operator, f"{len(axes)} axes")
+    axis, steps = _axis(compiler, operator, axes[0], len(source.shape)), _steps(source.shape)
+    records, at = [], 0
+    for index in operator.outputs:
+        output = compiler.graph.tensors[index]
+        whole = output.shape[:axis] + source.shape[axis : axis + 1] + output.shape[axis + 1 :]
+        if len(output.shape) != len(source.shape) or whole != source.shape:
+            raise compiler.damaged(operator, "its shapes do not go together")
+        paths = _Path(at * steps[axis], steps), _Path(0, _steps(output.shape))
+        records.append(_copy(compiler, operator, source, output, output.shape, *paths))
+        at += output.shape[axis]
+    if at != source.shape[axis]:
+        raise compiler.damaged(operator, f"its outputs have {at} values along axis {axis}, not {source.shape[axis]}")
+    return records
+
+
+def _pad(compiler: _Compiler, operator: Operator) -> list[_Record]:
+    source, output, pads = compiler.tensor(operator, 0), compiler.output(operator), compiler.integers(operator, 1)
+    before, after = pads[::2], pads[1::2]
+    if min(pads, default=-1) < 0 or len(pads) != 2 * len(source.shape):
+        raise compiler.damaged(operator, f"padding {pads} of {len(source.shape)} dimensions")
+    if tuple(map(sum, zip(source.shape, before, after, strict=True))) != output.shape:
+        raise compiler.damaged(operator, "its output has another shape than its input with the padding")
+    steps = _steps(output.shape)
+    first = sum(n * step for n, step in zip(before, steps, strict=True))
+    paths = _Path(0, _steps(source.shape)), _Path(first, steps)
+    copy = _copy(compiler, operator, source, output, source.shape, *paths)
+    fill = _Record(kind=_FILL, inputs=(output.index,), output=output.index, views=(copy.views[1], copy.views[1]))
+    return [fill, copy]
+
+
+def _transpose(compiler: _Compiler, operator: Operator) -> list[_Record]:
+    source, output, order = compiler.tensor(operator, 0), compiler.output(operator), compiler.integers(operator, 1)
+    if sorted(order) != list(range(len(source.shape))) or tuple(source.shape[i] for i in order) != output.shape:
+        raise compiler.damaged(operator, f"its order {order} and its shapes do not go together")
+    steps = _steps(source.shape)
+    paths = _Path(0, tuple(steps[i] for i in order)), _Path(0, _steps(output.shape))
+    return [_copy(compiler, operator, source, output, output.shape, *paths)]
+
+
+def _strided_slice(compiler: _Compiler, operator: Operator) -> list[_Record]:
+    source, output, masks = compiler.tensor(operator, 0), compiler.output(operator), operator.options
+    begin, end, stride = (compiler.integers(operator, i) for i in (1, 2, 3))
+    rank = len(source.shape)
+    if int(masks["EllipsisMask"]) or int(masks["NewAxisMask"]):
+        raise compiler.refuse(operator, "an ellipsis or a new axis is not supported")
+    if not len(begin) == len(end) == len(stride) <= rank or 0 in stride:
+        raise compiler.damaged(operator, f"begin {begin}, end {end} and strides {stride} of {rank} dimensions")
+    first, counts, steps = 0, [], []
+    for i, (size, step) in enumerate(zip(source.shape, _steps(source.shape), strict=True)):
+        taken = range(size)
+        if i < len(begin) and int(masks["ShrinkAxisMask"]) >> i & 1:
+            taken = taken[begin[i] : begin[i] + 1 or None]
+        elif i < len(begin):
+            low = None if int(masks["BeginMask"]) >> i & 1 else begin[i]
+            high = None if int(masks["EndMask"]) >> i & 1 else end[i]
+            taken = taken[low : high : stride[i]]
+        if not taken:
+            raise compiler.damaged(operator, "it takes nothing")
+        first += taken[0] * step
+        counts.append(len(taken))
+        steps.append(taken.step * step)
+    if math.prod(counts) != output.size:
+        raise compiler.damaged(operator, f"it takes {counts}, which is not its output's shape")
+    return [_copy(compiler, operator, source, output, counts, _Path(first, tuple(steps)), _Path(0, _steps(counts)))]
+
+
+_COPIERS: dict[str, Callable[[_Compiler, Operator], list[_Record]]] = {
+    "CONCATENATION": _concatenation,
+    "SPLIT": _split,
+    "PAD": _pad,
+    "TRANSPOSE": _transpose,
+    "STRIDED_SLICE": _strided_slice,
 }
 
 
@@ -847,6 +1035,7 @@ class _Writer:
         self.embedding = embedding
         self.data = bytearray()
         self.views: dict[tuple[int, int, int, int], int] = {}  # (root tensor, h, w, c) -> index
+        self.constants: set[int] = set()
         self.plan = self.plan_activations()
 
     def root(self, tensor: int) -> int:
@@ -857,9 +1046,10 @@ class _Writer:
         first = {self.root(self.source.index): 0}
         last = dict(first)
         for step, record in enumerate(self.records, 1):
-            first[self.root(record.output)] = step
+            first.setdefault(self.root(record.output), step)
             for tensor in (*record.inputs, record.output):
-                last[self.root(tensor)] = step
+                if not self.compiler.is_constant(tensor):
+                    last[self.root(tensor)] = step
         last[self.root(self.embedding.index)] = len(self.records) + 1
         roots = list(first)
         blocks = [Block(self.compiler.graph.tensors[root].size, first[root], last[root]) for root in roots]
@@ -869,6 +1059,17 @@ class _Writer:
 
     def view(self, tensor: int, shape: tuple[int, int, int]) -> int:
         return self.views.setdefault((self.root(tensor), *shape), len(self.views))
+
+    def constant(self, tensor: int) -> None:
+        """Puts the values of a constant input into the data section, once."""
+        root = self.root(tensor)
+        content = self.compiler.graph.tensors[root]
+        if not self.compiler.is_constant(tensor) or root in self.offsets:
+            return
+        if content.data is None or len(content.data) != content.size or content.sparse:
+            raise FormatError(f"tensor {root} ({content.name}) does not hold {content.size} values")
+        self.constants.add(root)
+        self.offsets[root] = self.append(content.data)
 
     def append(self, content: bytes) -> int:
         """Puts bytes into the data section, 4-byte aligned; returns their offset."""
@@ -881,15 +1082,14 @@ class _Writer:
         known = [i for (root, *_), i in self.views.items() if root == self.root(tensor.index)]
         if known:
             return known[0]
-        rows = next(n for n in range(1, tensor.size + 1) if tensor.size % n == 0 and tensor.size // n <= 0xFFFF)
-        if rows > 0xFFFF:
-            raise UnsupportedModelError(f"tensor {tensor.index} ({tensor.name}) is too large: {tensor.size} values")
-        return self.view(tensor.index, (1, rows, tensor.size // rows))
+        return self.view(tensor.index, self.compiler.any_view(tensor))
 
     def op(self, record: _Record) -> bytes:
         tensors = self.compiler.graph.tensors
         indices = [self.view(t, s) for t, s in zip((*record.inputs, record.output), record.views, strict=True)]
         second = indices[1] if len(record.inputs) == 2 else 0
+        for tensor in record.inputs:
+            self.constant(tensor)
         weights = channels = 0
         if record.weights is not None:
             weights = self.append(record.weights.tobytes())
@@ -929,12 +1129,15 @@ class _Writer:
             float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
             float(self.source.scales[0]), int(self.source.zero_points[0]),
         )  # fmt: skip
-        shapes = b"".join(struct.pack("<HHHH", *shape, 0) for _, *shape in self.views)
+        flags = {root: _CONSTANT if root in self.constants else 0 for root, *_ in self.views}
+        shapes = b"".join(struct.pack("<HHHH", *shape, flags[root]) for root, *shape in self.views)
         # Arena offsets stay out: a better plan computes the same embedding.
         embedding_hash = zlib.crc32(ops + frozen_data + shapes + struct.pack("<HH", *ends) + quantisation) or 1
         meta = struct.pack("<IIHHHH", self.compiler.graph.hash, self.plan.size, *ends, int(softmax), 0)
         meta += quantisation + struct.pack("<I", embedding_hash)
-        tensors = b"".join(struct.pack("<IHHHH", self.offsets[root], *shape, 0) for root, *shape in self.views)
+        tensors = b"".join(
+            struct.pack("<IHHHH", self.offsets[root], *shape, flags[root]) for root, *shape in self.views
+        )
         if self.plan.size > _native.lib.TD_MAX_ARENA:
             raise UnsupportedModelError(
                 f"the activations need {self.plan.size} bytes; this core takes at most {_native.lib.TD_MAX_ARENA}"
