@@ -30,6 +30,7 @@ core-checks: | toolchain
 
 bench: $(VENV)/.demo
 	$(BIN)/python benchmarks/personalise.py --readme README.md
+	$(BIN)/python benchmarks/device.py --readme README.md
 
 # Debian packages: what is missing is installed where that is allowed, and named where it is not.
 toolchain:
