@@ -13,6 +13,7 @@ from ._native import check, ffi, lib, view
 __all__ = ["SortedPart", "encode_sorted"]
 
 SAMPLE = 16384  # rows on which the two orders of a key's bits are compared
+MANY_BLOCKS = 200  # of TD_KEY_BLOCK rows: the length of the key is chosen on about as many
 STEP = 3  # of the lengths of the key that are tried
 Rows = npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]
@@ -98,7 +99,10 @@ def _choose_bits(rows: Rows, varying: Rows) -> Rows:
 
 
 def _choose_length(keys: Keys, n_key: int) -> int:
-    """How many of the last bits of the sorted keys are better stored as they are."""
+    """How many of the last bits of the sorted keys are better stored as they are; some blocks stand for many."""
+    blocks = keys[: len(keys) // lib.TD_KEY_BLOCK * lib.TD_KEY_BLOCK].reshape(-1, lib.TD_KEY_BLOCK)
+    if len(blocks) > MANY_BLOCKS:
+        keys = np.ascontiguousarray(blocks[:: len(blocks) // MANY_BLOCKS]).ravel()
     return min(range(0, n_key, STEP), key=lambda drop: _cost(keys, n_key, drop) + drop * len(keys))
 
 

@@ -279,7 +279,7 @@ def _encode(
     rows, minimum, width = unsigned_rows(table.flat())
     labels = table.labels[order]
     parts, blobs, starts, stored, at = b"", [], [], [], 0
-    present = np.unique(labels)
+    present = np.flatnonzero(np.bincount(labels))
     for label in present:
         members = order[labels == label]
         blob, header, begins, own = _best_part(np.ascontiguousarray(rows[members]), width, method, group, members, most)
