@@ -540,3 +540,19 @@ def test_an_emulator_that_dies_at_once_says_why() -> None:
     broken = dataclasses.replace(facts, emulator=dataclasses.replace(facts.emulator, machine="nosuch"))
     with pytest.raises(LinkError, match=r"does not start. It said:\n.*machine type"):
         Emulator(broken, firmware("microbit"))
+
+
+def test_a_replay_set_sorted_by_keys_trains_to_the_host_s_bits(board: device.Device) -> None:
+    """Rows as differences of keys: the random access of the sampler decodes from the index on."""
+    noise = np.random.default_rng(8).integers(-20, 21, (300, *model().input_shape))
+    rows = np.clip(windows()[:1] + noise, -128, 127).astype(np.int8)
+    table = table_from_arrays(rows, np.zeros(300, np.int64), classes=model().n_classes)
+    replay = pack(table, through=model(), replay=300, method="random")
+    assert replay.native.parts[15] & lib.TD_PART_KEYS  # the flags of the first part's record
+    push_all(board)
+    board.push("replay", replay.data)
+    config = TrainConfig(epochs=2, replay=0.5)
+    trainer = Trainer(model(), packs()[0], replay, config)
+    for expected, got in zip(trainer.epochs(), board.train(config), strict=True):
+        assert dataclasses.replace(got, instructions=0) == expected
+    assert np.array_equal(board.weights().parameters, trainer.parameters)
