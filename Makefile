@@ -28,9 +28,10 @@ lint: $(VENV)/.test
 core-checks: | toolchain
 	$(MAKE) -C c_src strict test fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
-bench: $(VENV)/.demo
+bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/personalise.py --readme README.md
 	$(BIN)/python benchmarks/device.py --readme README.md
+	$(BIN)/python benchmarks/codec.py --readme README.md
 
 # Debian packages: what is missing is installed where that is allowed, and named where it is not.
 toolchain:
@@ -64,6 +65,10 @@ $(BIN)/python: | toolchain
 
 $(VENV)/.demo: $(CORE) | $(BIN)/python
 	$(BIN)/python -m pip install -qq -e '.[demo]'
+	@touch $@
+
+$(VENV)/.bench: $(CORE) | $(BIN)/python
+	$(BIN)/python -m pip install -qq -e '.[demo,bench]'
 	@touch $@
 
 $(VENV)/.test: $(CORE) | $(BIN)/python

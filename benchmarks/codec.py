@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from marks import fill
 
 from tinydream._native import ffi, lib
 from tinydream.packs import Pack, pack, published_size
@@ -126,12 +127,16 @@ def sorted_rows(rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--readme", type=Path, help="put the table between the marks of this file")
     options = parser.parse_args()
-    print("| set | published size | ours | zstd -19 | xz -6 | pack | zstd -19 | xz -6 | times faster than zstd -19 "
-          "| decode all | zstd decode | random row |")  # fmt: skip
-    print("|" + "---|" * 12)
+    lines = ["| set | published size | ours | zstd -19 | xz -6 | pack | zstd -19 | xz -6 | times faster than zstd -19 "
+             "| decode all | zstd decode | random row |", "|" + "---|" * 12]  # fmt: skip
+    print("\n".join(lines))
     for name in options.sets:
-        print(measure(SETS[name]()), flush=True)
+        lines.append(measure(SETS[name]()))
+        print(lines[-1], flush=True)
+    if options.readme:
+        fill(options.readme, "codec", "\n".join(lines))
     return 0
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from marks import fill
 
 from tinydream import boards, build, model, resources
 from tinydream._native import ffi, lib
@@ -38,7 +39,6 @@ RUN, CLASSIFY, PREDICT, STEP = range(4)
 SAMPLES = 32
 PATIENCE = 120.0  # seconds for one program
 FLAGS = {"M0": boards.board("microbit").flags, "M3": ("-mcpu=cortex-m3", "-mthumb")}
-MARKS = "<!-- device: begin -->", "<!-- device: end -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +73,7 @@ def main() -> int:
     if options.json:
         atomic_write(options.json, (json.dumps(found, indent=2) + "\n").encode())
     if options.readme:
-        text = options.readme.read_text(encoding="utf-8")
-        before, _, rest = text.partition(MARKS[0])
-        _, mark, after = rest.partition(MARKS[1])
-        if not mark:
-            raise SystemExit(f"{options.readme}: the marks {MARKS[0]} and {MARKS[1]} must stand there")
-        atomic_write(options.readme, f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}".encode())
+        fill(options.readme, "device", table)
     return 0
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from marks import fill
 
 from tinydream import boards, build, journey, litert
 from tinydream.cli import Console
@@ -47,7 +47,7 @@ def main() -> int:
     if options.json:
         atomic_write(options.json, (json.dumps(rows, indent=2) + "\n").encode())
     if options.readme:
-        fill(options.readme, tables)
+        fill(options.readme, "personalise", tables)
     return 0 if all(reached for *_, reached in targets(rows)) else 1
 
 
@@ -186,21 +186,6 @@ def render(rows: list[dict[str, Any]], board_id: str) -> str:
     )
     lines += ["", f"Instructions on the board: {steps:,.0f} a training step, {infer:,.0f} an inference."]
     return "\n".join(lines)
-
-
-def fill(path: Path, tables: str) -> None:
-    """Replaces what stands between the marks."""
-    text = path.read_text(encoding="utf-8")
-    marks = "<!-- personalise: begin -->", "<!-- personalise: end -->"
-    new, count = re.subn(
-        re.escape(marks[0]) + ".*?" + re.escape(marks[1]),
-        lambda _: f"{marks[0]}\n{tables}\n{marks[1]}",
-        text,
-        flags=re.S,
-    )
-    if count != 1:
-        raise SystemExit(f"{path}: the marks {marks[0]} and {marks[1]} must stand there once")
-    atomic_write(path, new.encode())
 
 
 class Quiet:
