@@ -105,6 +105,11 @@ def test_softmax(shape: tuple[int, ...], seed: int) -> None:
         assert_exact(scaled, random.integers(-spread, spread, (8, *shape), np.int8), seed=scaling)
 
 
+def test_an_operator_that_is_not_here_is_named() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"operator 0 \(L2_NORMALIZATION, 1x16x16x1 -> .*Supported.*TANH"):
+        compile_model(renamed_operator(unary_model("RELU"), RELU, 11), whole=True)
+
+
 def test_an_output_that_the_reference_refuses_is_refused() -> None:
     for name in ("LOGISTIC", "TANH"):
         with pytest.raises(UnsupportedModelError, match=rf"\({name}.*output must have the scale"):
@@ -194,6 +199,22 @@ def test_a_board_runs_a_whole_model(board_id: str) -> None:
         assert refusal.value.status == lib.TD_E_UNSUPPORTED
         device.push("model", board_kit.model().tdm)
         assert np.array_equal(device.embed(inputs[0]), board_kit.embeddings()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "board_id"),
+    [("kws_ref_model", "an386"), ("pretrainedResnet_quant", "an386"), ("hello_world_int8", "microbit"),
+     ("moving", "an386"), ("moving", "microbit")],
+)  # fmt: skip
+def test_boards_give_the_reference_s_outputs(name: str, board_id: str) -> None:
+    tflite = moving_model() if name == "moving" else real_model(f"{name}.tflite")
+    model = compile_model(tflite, whole=True)
+    tinydream.plan(model, boards.board(board_id))
+    inputs = np.random.default_rng(1).integers(-128, 128, (2, *model.input_shape), np.int8)
+    with journey.emulate(board_id) as device:
+        outputs = journey.run(model, inputs, device, raw=True)
+    expected = run_reference(tflite, inputs, model.graph.outputs[0])
+    np.testing.assert_array_equal(outputs.reshape(expected.shape), expected)
 
 
 @pytest.mark.parametrize("options", [[], ["--board", "host"]])
