@@ -143,9 +143,10 @@ def _end(state: Detached) -> None:
             if time.monotonic() > deadline:
                 os.kill(state.pid, signal.SIGKILL)
                 deadline += STOP_PATIENCE
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(state.pid, os.WNOHANG)  # when this very process started it
             time.sleep(0.02)
+    # A child of this very process has no command line any more, but its number until it is waited for.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(state.pid, 0)
 
 
 def _is_ours(state: Detached) -> bool:
