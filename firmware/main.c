@@ -32,7 +32,13 @@ static void poll_link(void)
 
 void td_firmware(void)
 {
-    td_flash flash;
+    td_flash flash = {.base = td_port_store(),
+                      .size = TD_STORE_SIZE,
+                      .erase_block = TD_FLASH_ERASE_BLOCK,
+                      .program_unit = TD_FLASH_PROGRAM_UNIT,
+                      .erased = TD_FLASH_ERASED,
+                      .erase = td_port_erase,
+                      .program = td_port_program};
     td_board board = {.id = TD_BOARD_ID,
                       .build = TD_BUILD_ID,
                       .capacity = TD_STORE_CAPACITY,
@@ -40,7 +46,6 @@ void td_firmware(void)
                       .stack_used = td_port_stack_used,
                       .fault = td_port_fault()};
     td_port_memory(&board.memory);
-    td_port_flash(&flash);
     td_receiver_init(&firmware.receiver);
     td_server_init(&firmware.server);
     if (td_commands_init(&firmware.commands, &board, &flash) != TD_OK) td_port_reset();

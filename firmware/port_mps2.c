@@ -42,7 +42,7 @@ static uint8_t *store(uint32_t offset)
     return (uint8_t *)(uintptr_t)(TD_STORE_ORIGIN + offset);
 }
 
-static int erase(void *context, uint32_t offset)
+int td_port_erase(void *context, uint32_t offset)
 {
     (void)context;
     memset(store(offset), TD_FLASH_ERASED, TD_FLASH_ERASE_BLOCK);
@@ -50,7 +50,7 @@ static int erase(void *context, uint32_t offset)
 }
 
 /* Programming only clears bits, as in NOR flash. */
-static int program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
+int td_port_program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
 {
     (void)context;
     uint8_t *to = store(offset);
@@ -58,14 +58,7 @@ static int program(void *context, uint32_t offset, const uint8_t *bytes, uint32_
     return TD_OK;
 }
 
-void td_port_flash(td_flash *flash)
+const uint8_t *td_port_store(void)
 {
-    flash->base = store(0);
-    flash->size = TD_STORE_SIZE;
-    flash->erase_block = TD_FLASH_ERASE_BLOCK;
-    flash->program_unit = TD_FLASH_PROGRAM_UNIT;
-    flash->erased = TD_FLASH_ERASED;
-    flash->erase = erase;
-    flash->program = program;
-    flash->context = NULL;
+    return store(0);
 }

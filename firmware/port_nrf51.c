@@ -85,7 +85,7 @@ static void nvmc_mode(uint32_t mode)
     }
 }
 
-static int erase(void *context, uint32_t offset)
+int td_port_erase(void *context, uint32_t offset)
 {
     (void)context;
     nvmc_mode(NVMC_ERASE);
@@ -94,7 +94,7 @@ static int erase(void *context, uint32_t offset)
     return TD_OK;
 }
 
-static int program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
+int td_port_program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
 {
     (void)context;
     nvmc_mode(NVMC_WRITE);
@@ -109,14 +109,7 @@ static int program(void *context, uint32_t offset, const uint8_t *bytes, uint32_
     return TD_OK;
 }
 
-void td_port_flash(td_flash *flash)
+const uint8_t *td_port_store(void)
 {
-    flash->base = (const uint8_t *)(uintptr_t)TD_STORE_ORIGIN;
-    flash->size = TD_STORE_SIZE;
-    flash->erase_block = TD_FLASH_ERASE_BLOCK;
-    flash->program_unit = TD_FLASH_PROGRAM_UNIT;
-    flash->erased = TD_FLASH_ERASED;
-    flash->erase = erase;
-    flash->program = program;
-    flash->context = NULL;
+    return (const uint8_t *)(uintptr_t)TD_STORE_ORIGIN;
 }

@@ -132,7 +132,7 @@ uint64_t td_port_ticks(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static int erase(void *context, uint32_t offset)
+int td_port_erase(void *context, uint32_t offset)
 {
     (void)context;
     memset(process.flash + offset, TD_FLASH_ERASED, TD_FLASH_ERASE_BLOCK);
@@ -140,23 +140,16 @@ static int erase(void *context, uint32_t offset)
 }
 
 /* Programming only clears bits, as in NOR flash. */
-static int program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
+int td_port_program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size)
 {
     (void)context;
     for (uint32_t i = 0; i < size; i++) process.flash[offset + i] = (uint8_t)(process.flash[offset + i] & bytes[i]);
     return TD_OK;
 }
 
-void td_port_flash(td_flash *flash)
+const uint8_t *td_port_store(void)
 {
-    flash->base = process.flash;
-    flash->size = TD_STORE_SIZE;
-    flash->erase_block = TD_FLASH_ERASE_BLOCK;
-    flash->program_unit = TD_FLASH_PROGRAM_UNIT;
-    flash->erased = TD_FLASH_ERASED;
-    flash->erase = erase;
-    flash->program = program;
-    flash->context = NULL;
+    return process.flash;
 }
 
 void td_port_memory(td_memory *memory)

@@ -29,8 +29,11 @@ void td_port_idle(void);
 /* A free-running count; boards/<board>.toml says what a tick is. */
 uint64_t td_port_ticks(void);
 
-/* The store's flash region and its driver. */
-void td_port_flash(td_flash *flash);
+/* Where the store's flash is mapped, and its driver: erase and program of td_flash, context NULL. Geometry
+ * comes from td_board.h. */
+const uint8_t *td_port_store(void);
+int td_port_erase(void *context, uint32_t offset);
+int td_port_program(void *context, uint32_t offset, const uint8_t *bytes, uint32_t size);
 
 void td_port_memory(td_memory *memory);
 

@@ -194,3 +194,14 @@ def test_functions_are_not_hidden_by_modules() -> None:
         assert callable(getattr(td, name)), name
     with pytest.raises(AttributeError, match="nonesuch"):
         td.nonesuch  # noqa: B018
+
+
+@pytest.mark.parametrize(("n_rows", "told"), [(16384, False), (16385, True)])
+def test_a_large_table_says_how_it_was_condensed(
+    n_rows: int, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(0).integers(0, 50, (n_rows, 2))
+    np.savez(tmp_path / "rows.npz", x=rows, y=np.arange(n_rows) % 2)
+    assert cli.main(["pack", str(tmp_path / "rows.npz"), "--per-class", "4", "-o", str(tmp_path / "rows.tdz")]) == 0
+    assert ("not by variance" in capsys.readouterr().out) == told
+    assert td.open_pack(tmp_path / "rows.tdz").n_samples <= 8

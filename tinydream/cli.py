@@ -102,6 +102,7 @@ def _console(options: argparse.Namespace) -> Console:
 def _pack(options: argparse.Namespace) -> None:
     from .model import compile_model
     from .packs import pack
+    from .reduction import LARGE
 
     console = _console(options)
     table = _read(options)
@@ -111,6 +112,8 @@ def _pack(options: argparse.Namespace) -> None:
         seed=options.seed, progress=console.progress,
     )  # fmt: skip
     console.close()
+    if len(table) > LARGE and options.method == "variance":
+        console.note(f"more than {LARGE:,} rows: condensed by sorted keys or the published rule, not by variance")
     packed.save(options.output)
     size, raw = len(packed.data), packed.raw_float32_size
     facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,

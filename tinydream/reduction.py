@@ -49,7 +49,7 @@ def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int
     return np.ascontiguousarray(values.astype(np.int64) - low, dtype=np.uint32), low, max(1, (high - low).bit_length())
 
 
-def condense(table: Table, per_class: int, *, method: str = "variance", seed: int = 0) -> npt.NDArray[np.uint32]:
+def condense(table: Table, per_class: int, *, method: str = "variance") -> npt.NDArray[np.uint32]:
     """Groups rows into at most `per_class` condensed samples a class; returns the group of each row.
 
     "variance": our rule, with one budget of per_class * (classes that have rows) over all of them.
