@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from marks import fill
 
-from tinydream import boards, build, model, resources
+from tinydream import boards, build, compiler, model, resources
 from tinydream._native import ffi, lib
 from tinydream.files import atomic_write
 from tinydream.graph import read_graph
@@ -122,7 +122,7 @@ def mlp() -> model.Model:
         x = keras.layers.Dense(32, activation="relu")(x)
         return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
-    return model.compile_model(convert(make), cut=2)
+    return compiler.compile_model(convert(make), cut=2)
 
 
 def layer(shape: tuple[int, ...], make: Callable[[Any], Any]) -> Callable[[], model.Model]:
@@ -133,10 +133,10 @@ def layer(shape: tuple[int, ...], make: Callable[[Any], Any]) -> Callable[[], mo
         x = keras.layers.Flatten()(make(keras.layers)(inputs))
         return keras.Model(inputs, keras.layers.Dense(2)(x))
 
-    return lambda: model.compile_model(convert(whole))
+    return lambda: compiler.compile_model(convert(whole))
 
 
-class Frozen(model._Compiler):
+class Frozen(compiler.Compiler):
     """Compiles a model without a tail: everything runs in int8."""
 
     def find_cut(self, cut: Any, chain: Any) -> tuple[int, list[Any]]:
@@ -150,7 +150,7 @@ def stored(name: str, *, whole: bool = False) -> Callable[[], model.Model | None
             print(f"{name} is not in {MODELS} (set TINYDREAM_MODELS): its row is left out", file=sys.stderr)
             return None
         content = path.read_bytes()
-        return Frozen(read_graph(content)).compile(None) if whole else model.compile_model(content)
+        return Frozen(read_graph(content)).compile(None) if whole else compiler.compile_model(content)
 
     return load
 

@@ -13,7 +13,8 @@ import pytest
 from models import demo_model
 
 from tinydream import boards, build, device, link, resources
-from tinydream.model import Model, compile_model
+from tinydream.compiler import compile_model
+from tinydream.model import Model
 from tinydream.packs import Pack, pack
 from tinydream.table import table_from_arrays
 

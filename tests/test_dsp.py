@@ -15,8 +15,9 @@ from board_kit import connect, firmware
 from models import convert, random_network
 
 from tinydream import boards, emulator
+from tinydream.compiler import compile_model
 from tinydream.device import Device
-from tinydream.model import Model, compile_model
+from tinydream.model import Model
 
 BOARD = "an386"
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import PROJECT, demo_model, real_model, renamed_operator
 
+from tinydream.compiler import compile_model
 from tinydream.errors import FormatError, TinyDreamError, UnsupportedModelError, UsageError
 from tinydream.graph import read_graph
-from tinydream.model import compile_model
 
 
 def test_what_a_graph_holds() -> None:
@@ -145,5 +145,5 @@ def test_a_cut_above_a_reshape_is_the_same_cut() -> None:
 
 
 def test_import_stays_light() -> None:
-    code = "import sys, tinydream, tinydream.model; assert not {'tflite', 'tensorflow'} & set(sys.modules)"
+    code = "import sys, tinydream, tinydream.compiler; assert not {'tflite', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)

@@ -10,8 +10,8 @@ import pytest
 from models import demo_model
 
 from tinydream import device, journey, litert
+from tinydream.compiler import compile_model
 from tinydream.errors import BoardError, DataError
-from tinydream.model import compile_model
 from tinydream.table import Table, table_from_arrays
 from tinydream.train import TrainConfig, Trainer
 

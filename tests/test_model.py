@@ -15,9 +15,11 @@ from models import PROJECT, convert, demo_model, dense_model, moving_model, rand
 
 from tinydream import _native
 from tinydream.arena import Block, plan_arena
+from tinydream.compiler import compile_model
 from tinydream.errors import DataError
 from tinydream.files import write_sections
-from tinydream.model import Model, compile_model, quantize_multiplier
+from tinydream.fixedpoint import quantize_multiplier
+from tinydream.model import Model
 
 
 def random_inputs(model: Model, n: int, seed: int) -> np.ndarray:

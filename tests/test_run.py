@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import cache
@@ -27,8 +28,18 @@ from models import (
 import tinydream
 from tinydream import boards, cli, journey
 from tinydream._native import lib
-from tinydream.errors import BoardError, BudgetError, DataError, TinyDreamError, UnsupportedModelError, UsageError
-from tinydream.model import Model, compile_model
+from tinydream.compiler import Compiler, compile_model
+from tinydream.errors import (
+    BoardError,
+    BudgetError,
+    DataError,
+    FormatError,
+    TinyDreamError,
+    UnsupportedModelError,
+    UsageError,
+)
+from tinydream.graph import read_graph
+from tinydream.model import Model
 
 RELU, QUANTIZE = 19, 114
 
@@ -135,6 +146,14 @@ def test_those_networks_had_every_operator() -> None:
             return
         test_random_networks_of_sums_products_and_moves(seed)
     raise AssertionError(f"never seen: {wanted - MOVED}")
+
+
+def test_an_output_that_is_not_computed_is_refused() -> None:
+    graph = read_graph(moving_model())
+    constant = next(t.index for t in graph.tensors if t.data is not None and t.dtype == "INT8" and len(t.scales) == 1)
+    graph = dataclasses.replace(graph, outputs=(constant,))
+    with pytest.raises(FormatError, match=f"tensor {constant} is not computed"):
+        Compiler(graph).compile_whole()
 
 
 @settings(max_examples=300, deadline=None)

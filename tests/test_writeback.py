@@ -7,9 +7,10 @@ import pytest
 from models import demo_model, dense_model, real_model, reference, run_reference
 
 from tinydream import _native
+from tinydream.compiler import compile_model
 from tinydream.errors import DataError, FormatError, UnsupportedModelError
 from tinydream.graph import read_graph
-from tinydream.model import Model, compile_model
+from tinydream.model import Model
 from tinydream.writeback import write_back
 
 

@@ -1,9 +1,9 @@
 """TinyDream: pack a training set, keep it on a microcontroller, and fine-tune there.
 
-The journey of a sample, module by module: `table` reads rows, `reduction` and `packs` compress them, `model`
-compiles a .tflite and computes embeddings, `planner` says what fits a board, `build`, `flashing` and `emulator`
-bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned .tflite; `journey` joins
-them in the words of the command line.
+The journey of a sample, module by module: `table` reads rows, `reduction` and `packs` compress them, `compiler`
+makes a `model` of a .tflite, which computes embeddings, `planner` says what fits a board, `build`, `flashing` and
+`emulator` bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned .tflite;
+`journey` joins them in the words of the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EXPORTS = {
     "read": "table", "Table": "table", "table_from_arrays": "table",
     "reduce": "reduction", "WeightedSamples": "reduction",
     "pack": "packs", "open_pack": "packs", "Pack": "packs",
-    "compile_model": "model", "Model": "model",
+    "compile_model": "compiler", "Model": "model",
     "board": "boards", "Board": "boards",
     "plan": "planner", "Plan": "planner",
     "emulate": "journey", "evaluate": "journey", "push": "journey", "pull": "journey",
@@ -32,6 +32,7 @@ _EXPORTS = {
 if TYPE_CHECKING:
     from .boards import Board as Board
     from .boards import board as board
+    from .compiler import compile_model as compile_model
     from .device import Device as Device
     from .device import connect as connect
     from .errors import TinyDreamError as TinyDreamError
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from .journey import push as push
     from .journey import run as run
     from .model import Model as Model
-    from .model import compile_model as compile_model
     from .packs import Pack as Pack
     from .packs import open_pack as open_pack
     from .packs import pack as pack

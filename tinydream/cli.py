@@ -100,7 +100,7 @@ def _console(options: argparse.Namespace) -> Console:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from .model import compile_model
+    from .compiler import compile_model
     from .packs import pack
     from .reduction import LARGE
 
@@ -126,7 +126,7 @@ def _pack(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     from .boards import board
-    from .model import compile_model
+    from .compiler import compile_model
     from .packs import open_pack
     from .planner import plan
 
@@ -191,8 +191,8 @@ def _boards(options: argparse.Namespace) -> None:
 
 def _push(options: argparse.Namespace) -> None:
     from . import journey
+    from .compiler import compile_model
     from .files import atomic_write
-    from .model import compile_model
     from .packs import open_pack
     from .train import check_pack
 
@@ -259,8 +259,8 @@ def _run(options: argparse.Namespace) -> None:
 
     from . import journey
     from .boards import board
+    from .compiler import compile_model
     from .files import atomic_write
-    from .model import compile_model
     from .planner import plan
     from .table import read_array
 
@@ -347,8 +347,8 @@ def _read(options: argparse.Namespace) -> Any:
 
 def _model(options: argparse.Namespace) -> tuple[Any, bytes]:
     """The model that `push` remembered, or --model; compiled, and its bytes."""
+    from .compiler import compile_model
     from .graph import read_bytes
-    from .model import compile_model
 
     path, cut = options.model, options.cut
     if path is None:

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import boards, build, device, emulator, journey, litert, plots, wearables
+from .compiler import compile_model
 from .device import Device, Stats
 from .errors import UsageError
 from .files import atomic_write
-from .model import Model, compile_model
+from .model import Model
 from .packs import Pack, model_inputs, pack
 from .planner import Plan, plan
 from .table import Table

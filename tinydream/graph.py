@@ -2,7 +2,7 @@
 
 The bytes may come from anywhere: whatever they hold, the result is a Graph whose indices and buffers
 are in range, or a FormatError or UnsupportedModelError that says what is wrong. Operators are not
-judged here; `tinydream.model` does that when it compiles them.
+judged here; `tinydream.compiler` does that when it compiles them.
 """
 
 from __future__ import annotations

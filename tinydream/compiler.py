@@ -1,0 +1,356 @@
+"""Compiles a .tflite into a .tdm: finds the cut, gathers the operators' records, plans the arena.
+
+Everything that a board would have to work out is worked out here and in `operators`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import _native
+from .arena import Block, Plan, plan_arena
+from .errors import FormatError, UnsupportedModelError, UsageError
+from .files import write_sections
+from .graph import Operator, Tensor, read_bytes, read_graph
+from .model import Model, OperatorRow, TailLayer
+from .operators import ACTIVATIONS, COPIERS, RECORDERS, VIEWS, CheckedGraph, Record
+
+__all__ = ["Compiler", "compile_model"]
+
+_SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
+_CONSTANT = 1  # flag of a tensor record
+_TAIL_RECORD_BYTES = 20
+
+
+def compile_model(tflite: bytes | str | Path, cut: str | int | None = None, *, whole: bool = False) -> Model:
+    """Compiles a .tflite (its bytes, or a path) for training after `cut`, or to run `whole`, without training.
+
+    `cut` is the tensor at which the frozen part ends: its name, "#12" for tensor 12, or the number of dense
+    layers to train (an int or digits). Default: the last dense layer trains. With `whole`, nothing trains, and the
+    host does a QUANTIZE right after the input and a DEQUANTIZE right before the output.
+
+    Raises FormatError for bytes that are not a .tflite, UnsupportedModelError for a model that cannot be run
+    or trained (naming the operator or the tensor), UsageError for a cut that does not exist.
+    """
+    if whole and cut is not None:
+        raise UsageError("a model that is compiled whole has no cut; give one of the two")
+    name = str(tflite) if isinstance(tflite, (str, Path)) else "the model"
+    compiler = Compiler(read_graph(read_bytes(tflite), name))
+    return compiler.compile_whole() if whole else compiler.compile(cut)
+
+
+class Compiler(CheckedGraph):
+    """Cuts a graph in two and turns both halves into a Model."""
+
+    # -- the tail
+
+    def dense_chain(self) -> tuple[list[Operator], Operator | None]:
+        """The dense layers that end the model, first to last, and the softmax after them."""
+        index = self.through_views(self.graph.outputs[0])
+        softmax = self.producer.get(index)
+        if softmax is not None and softmax.name == "SOFTMAX":
+            index = self.through_views(self.tensor(softmax, 0).index)
+        else:
+            softmax = None
+        chain: list[Operator] = []
+        while index in self.producer and self.producer[index].name == "FULLY_CONNECTED":
+            chain.insert(0, self.producer[index])
+            index = self.through_views(self.tensor(chain[0], 0).index)
+        if not chain:
+            last = self.producer.get(index)
+            raise UnsupportedModelError(
+                f"the model ends in {'its input' if last is None else self.where(last)}; a trainable model ends in "
+                "FULLY_CONNECTED layers, with a SOFTMAX after them or none. Convert it with int8 input and output"
+            )
+        return chain, softmax
+
+    def find_cut(self, cut: str | int | None, chain: list[Operator]) -> tuple[int, list[Operator]]:
+        """The tensor at the cut, and the trained layers."""
+        if cut is None:
+            cut = 1
+        names = [t.index for t in self.graph.tensors if t.name == cut]
+        if not names and isinstance(cut, str) and cut.isdecimal():
+            cut = int(cut)
+        if isinstance(cut, int):
+            limit = min(len(chain), _native.lib.TD_MAX_TAIL)
+            if not 1 <= cut <= limit:
+                raise UsageError(f"cut {cut}: between 1 and {limit} dense layers of this model can train")
+            trained = chain[-cut:]
+            return self.tensor(trained[0], 0).index, trained
+        if not names and cut.startswith("#") and cut[1:].isdecimal() and int(cut[1:]) < len(self.graph.tensors):
+            names = [int(cut[1:])]
+        if not names:
+            raise UsageError(
+                f'cut {cut!r}: no tensor has that name. Give a name, "#index", or the number of layers to train'
+            )
+        roots = {self.through_views(index) for index in names}
+        for n, operator in enumerate(chain):
+            if self.through_views(self.tensor(operator, 0).index) in roots:
+                if len(chain) - n > _native.lib.TD_MAX_TAIL:
+                    raise UsageError(f"cut {cut!r} leaves {len(chain) - n} layers to train, more than this core can")
+                return self.tensor(operator, 0).index, chain[n:]
+        raise UsageError(
+            f"cut {cut!r}: after the cut there may be only FULLY_CONNECTED layers and a SOFTMAX. This model can be "
+            f"cut at {', '.join(repr(self.tensor(operator, 0).name) for operator in chain)}"
+        )
+
+    def tail_layer(self, operator: Operator) -> TailLayer:
+        """A dense layer as the trainer takes it."""
+        source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
+        weights, _ = self.weights(operator, 0)
+        if weights.ndim != 2 or source.size != weights.shape[1] or output.size != weights.shape[0]:
+            raise self.refuse(operator, "a trained layer must map one vector to one vector")
+        activation = ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]))
+        if activation not in ("NONE", "RELU"):
+            raise self.refuse(operator, f"a trained layer may have the activation NONE or RELU, not {activation}")
+        n_out, n_in = weights.shape
+        if max(n_in, n_out) > 0xFFFF:
+            raise self.refuse(operator, "a trained layer has at most 65535 inputs and outputs")
+        self.biases(operator, n_out)
+        bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
+        return TailLayer(operator.index, source.index, operator.inputs[1], bias, output.index, n_in, n_out,
+                         activation == "RELU")  # fmt: skip
+
+    # -- the frozen part
+
+    def frozen_operators(self, start: int, cut: int) -> list[Operator]:
+        """What the tensor at the cut depends on from `start` on, in the order of the file."""
+        needed: set[int] = set()
+        pending = [cut]
+        while pending:
+            index = pending.pop()
+            operator = self.producer.get(index)
+            if index == start or operator is None or operator.index in needed:
+                continue
+            needed.add(operator.index)
+            # The shape operand of a reshape may be computed; the output's own shape says the same.
+            inputs = operator.inputs[:1] if operator.name in VIEWS else operator.inputs
+            pending += [index for index in inputs if index >= 0 and self.graph.tensors[index].data is None]
+        ready = {start}
+        for index in sorted(needed):
+            operator = self.graph.operators[index]
+            first = operator.inputs[:1] if operator.name in VIEWS else operator.inputs
+            if any(i >= 0 and self.graph.tensors[i].data is None and i not in ready for i in first):
+                raise self.damaged(operator, "it reads a tensor that nothing wrote before")
+            ready.update(operator.outputs)
+        if cut not in ready or self.is_constant(cut):
+            raise FormatError(f"tensor {cut} is not computed from the model's input; the .tflite is damaged")
+        return [self.graph.operators[index] for index in sorted(needed)]
+
+    def records(self, operator: Operator) -> list[Record]:
+        """What the operator becomes; nothing for one that only renames the shape."""
+        if operator.name in VIEWS:
+            self.check_view(operator)
+            return []
+        if operator.name in COPIERS:
+            return COPIERS[operator.name](self, operator)
+        if operator.name not in RECORDERS:
+            known = ", ".join(sorted([*RECORDERS, *VIEWS, *COPIERS]))
+            raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
+                              "these, or choose an earlier cut")  # fmt: skip
+        return [RECORDERS[operator.name](self, operator).lengthwise()]
+
+    def compile(self, cut: str | int | None) -> Model:
+        """With the dense layers after the cut as the trainable tail."""
+        chain, softmax = self.dense_chain()
+        at_cut, trained = self.find_cut(cut, chain)
+        return self.assemble(self.graph.inputs[0], at_cut, trained, softmax)
+
+    def compile_whole(self) -> Model:
+        """From the first int8 tensor to the last: converters put a QUANTIZE and a DEQUANTIZE around them."""
+        source, result = self.graph.inputs[0], self.graph.outputs[0]
+        readers = [operator for operator in self.graph.operators if source in operator.inputs]
+        if len(readers) == 1 and readers[0].name == "QUANTIZE" and self.graph.tensors[source].dtype == "FLOAT32":
+            source = self.output(readers[0]).index
+        last = self.producer.get(result)
+        if last is not None and last.name == "DEQUANTIZE":
+            result = self.tensor(last, 0).index
+        return self.assemble(source, result, [], None)
+
+    def assemble(self, at_start: int, at_cut: int, trained: list[Operator], softmax: Operator | None) -> Model:
+        """The model whose frozen part lies between the two tensors."""
+        tail = tuple(self.tail_layer(operator) for operator in trained)
+        source = self.activation(self.graph.tensors[at_start])
+        embedding = self.activation(self.graph.tensors[at_cut])
+        frozen = self.frozen_operators(at_start, at_cut)
+        records: list[Record] = []
+        rows: list[OperatorRow] = []
+        for operator in frozen:
+            made = self.records(operator)
+            records += made
+            rows.append(self.row(operator, made))
+        rows += [self.tail_row(operator, layer) for operator, layer in zip(trained, tail, strict=True)]
+        if softmax is not None:
+            rows.append(OperatorRow(softmax.index, softmax.name, (self.tensor(softmax, 0).shape,),
+                                    self.output(softmax).shape, 0, 0, True))  # fmt: skip
+        writer = _Writer(self, records, source, embedding)
+        return Model(
+            tdm=writer.tdm(tail, softmax is not None),
+            graph=self.graph,
+            arena=writer.plan,
+            rows=tuple(rows),
+            tail=tail,
+            softmax=softmax is not None,
+            cut=at_cut,
+            input_shape=source.shape[1:],
+            input_scale=float(source.scales[0]),
+            input_zero_point=int(source.zero_points[0]),
+            embedding_shape=embedding.shape[1:],
+            embedding_scale=float(embedding.scales[0]),
+            embedding_zero_point=int(embedding.zero_points[0]),
+        )
+
+    def row(self, operator: Operator, records: list[Record]) -> OperatorRow:
+        """The operator's line of the description."""
+        sources = {i for record in records for i in record.inputs if i not in operator.outputs}
+        inputs = tuple(self.graph.tensors[i].shape for i in operator.inputs if i in (sources or operator.inputs[:1]))
+        macs, flash = sum(record.macs for record in records), sum(record.flash for record in records)
+        output = self.graph.tensors[operator.outputs[0]].shape
+        return OperatorRow(operator.index, operator.name, inputs, output, macs, flash, False)
+
+    def tail_row(self, operator: Operator, layer: TailLayer) -> OperatorRow:
+        """The same for a trained layer."""
+        flash = _TAIL_RECORD_BYTES + layer.n_in * layer.n_out + 8 * layer.n_out
+        shapes = (self.graph.tensors[layer.input].shape,), self.graph.tensors[layer.output].shape
+        return OperatorRow(operator.index, operator.name, *shapes, layer.n_in * layer.n_out, flash, True)
+
+
+# ------------------------------------------------------------------------ writer
+
+
+class _Writer:
+    """Plans the arena and lays the sections of the .tdm out (docs/SPEC.md, ".tdm")."""
+
+    def __init__(self, compiler: Compiler, records: list[Record], source: Tensor, embedding: Tensor) -> None:
+        self.compiler = compiler
+        self.records = records
+        self.source = source
+        self.embedding = embedding
+        self.data = bytearray()
+        self.views: dict[tuple[int, int, int, int], int] = {}  # (root tensor, h, w, c) -> index
+        self.constants: set[int] = set()
+        self.plan = self.plan_activations()
+
+    def root(self, tensor: int) -> int:
+        return self.compiler.through_views(tensor)
+
+    def plan_activations(self) -> Plan:
+        """Step 0 is the arrival of the input; the record i runs at step i + 1."""
+        first = {self.root(self.source.index): 0}
+        last = dict(first)
+        for step, record in enumerate(self.records, 1):
+            first.setdefault(self.root(record.output), step)
+            for tensor in (*record.inputs, record.output):
+                if not self.compiler.is_constant(tensor):
+                    last[self.root(tensor)] = step
+        last[self.root(self.embedding.index)] = len(self.records) + 1
+        roots = list(first)
+        blocks = [Block(self.compiler.graph.tensors[root].size, first[root], last[root]) for root in roots]
+        plan = plan_arena(blocks)
+        self.offsets = dict(zip(roots, plan.offsets, strict=True))
+        return plan
+
+    def view(self, tensor: int, shape: tuple[int, int, int]) -> int:
+        return self.views.setdefault((self.root(tensor), *shape), len(self.views))
+
+    def constant(self, tensor: int) -> None:
+        """Puts the values of a constant input into the data section, once."""
+        root = self.root(tensor)
+        content = self.compiler.graph.tensors[root]
+        if not self.compiler.is_constant(tensor) or root in self.offsets:
+            return
+        if content.data is None or len(content.data) != content.size or content.sparse:
+            raise FormatError(f"tensor {root} ({content.name}) does not hold {content.size} values")
+        self.constants.add(root)
+        self.offsets[root] = self.append(content.data)
+
+    def append(self, content: bytes) -> int:
+        """Puts bytes into the data section, 4-byte aligned; returns their offset."""
+        at = len(self.data)
+        self.data += content + bytes(-len(content) % 4)
+        return at
+
+    def vector(self, tensor: Tensor) -> int:
+        """The tensor as it enters or leaves the frozen part, in any shape that holds it."""
+        known = [i for (root, *_), i in self.views.items() if root == self.root(tensor.index)]
+        if known:
+            return known[0]
+        return self.view(tensor.index, self.compiler.any_view(tensor))
+
+    def op(self, record: Record) -> bytes:
+        tensors = self.compiler.graph.tensors
+        indices = [self.view(t, s) for t, s in zip((*record.inputs, record.output), record.views, strict=True)]
+        second = indices[1] if len(record.inputs) == 2 else 0
+        for tensor in record.inputs:
+            self.constant(tensor)
+        weights = channels = 0
+        if record.weights is not None:
+            weights = self.append(record.weights.tobytes())
+        if record.multipliers:
+            multipliers, shifts = zip(*record.multipliers, strict=True)
+            biases = (record.biases & 0xFFFFFFFF).astype("<u4").tobytes()
+            shifts_bytes = np.array(shifts, np.int8).tobytes()
+            channels = self.append(biases + np.array(multipliers, "<i4").tobytes() + shifts_bytes)
+        return struct.pack(
+            "<4B2H4B2H4bII",
+            record.kind, indices[0], second, indices[-1],
+            *record.taps, *record.stride, *record.dilation, *record.pad,
+            int(tensors[record.inputs[0]].zero_points[0]), int(tensors[record.output].zero_points[0]), *record.clamp,
+            weights, channels,
+        )  # fmt: skip
+
+    def tail_record(self, layer: TailLayer) -> bytes:
+        operator = self.compiler.graph.operators[layer.operator]
+        weights, scales = self.compiler.weights(operator, 0)
+        source = float(self.compiler.graph.tensors[layer.input].scales[0])
+        biases = self.compiler.biases(operator, layer.n_out) * (source * scales.astype(np.float64))
+        return struct.pack(
+            "<HHBxxxIII",
+            layer.n_in, layer.n_out, int(layer.relu),
+            self.append(weights.tobytes()),
+            self.append(scales.astype("<f4").tobytes()),
+            self.append(biases.astype("<f4").tobytes()),
+        )  # fmt: skip
+
+    def tdm(self, tail: Sequence[TailLayer], softmax: bool) -> bytes:
+        ops = b"".join(self.op(record) for record in self.records)
+        frozen_data = bytes(self.data)
+        tail_records = b"".join(self.tail_record(layer) for layer in tail)
+        ends = self.vector(self.source), self.vector(self.embedding)  # may add a view
+        quantisation = struct.pack(
+            "<fifi",
+            float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
+            float(self.source.scales[0]), int(self.source.zero_points[0]),
+        )  # fmt: skip
+        flags = {root: _CONSTANT if root in self.constants else 0 for root, *_ in self.views}
+        shapes = b"".join(struct.pack("<HHHH", *shape, flags[root]) for root, *shape in self.views)
+        # Arena offsets stay out: a better plan computes the same embedding.
+        embedding_hash = zlib.crc32(ops + frozen_data + shapes + struct.pack("<HH", *ends) + quantisation) or 1
+        meta = struct.pack("<IIHHHH", self.compiler.graph.hash, self.plan.size, *ends, int(softmax), 0)
+        meta += quantisation + struct.pack("<I", embedding_hash)
+        tensors = b"".join(
+            struct.pack("<IHHHH", self.offsets[root], *shape, flags[root]) for root, *shape in self.views
+        )
+        if self.plan.size > _native.lib.TD_MAX_ARENA:
+            raise UnsupportedModelError(
+                f"the activations need {self.plan.size} bytes; this core takes at most {_native.lib.TD_MAX_ARENA}"
+            )
+        limits = _native.lib.TD_MAX_OPS, _native.lib.TD_MAX_TENSORS
+        if len(self.records) > limits[0] or len(self.views) > limits[1]:
+            raise UnsupportedModelError(
+                f"the part before the cut has {len(self.records)} operators and {len(self.views)} tensors; "
+                f"this core takes at most {limits[0]} and {limits[1]}"
+            )
+        sections = {
+            _SECTION_META: meta,
+            _SECTION_TENSORS: tensors,
+            _SECTION_OPS: ops,
+            _SECTION_TAIL: tail_records,
+            _SECTION_DATA: bytes(self.data),
+        }
+        return write_sections(_native.lib.TD_MAGIC_MODEL, sections)
