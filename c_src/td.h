@@ -361,6 +361,15 @@ int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
 int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                   const uint32_t *mask, uint32_t *group, void *work, uint32_t work_size);
 
+/* greedygd.c. GreedyGD as published (docs/DESIGN.md, "GreedyGD"), for comparison: of the leading unused bits of all
+ * features, the one that leaves the fewest bases is added; the smallest size seen is kept. Arguments, patience, result
+ * and errors as td_plan_compress. left: n_features entries of scratch. Cost: at most O(n_rows * n_features) a bit. */
+int td_plan_greedy(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t patience,
+                   uint32_t *mask, uint32_t *left, td_plan_result *result, void *work, uint32_t work_size);
+/* Its bases while there are at most max_groups: group[i] below the number of groups, which is returned. */
+int td_condense_greedy(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t max_groups,
+                       uint32_t *group, uint32_t *left, void *work, uint32_t work_size);
+
 /* condense.c. Our condensed set: groups of one class each, split one at a time where a cut through one feature
  * removes the most variance, until max_groups groups exist over all classes together; then `lloyd`
  * rounds of moving every row to the nearest mean of its class. label: n_rows classes. Returns the

@@ -410,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--through", metavar="MODEL", help="pack the rows' embeddings at the cut of this .tflite")
     cut(made)
     made.add_argument("--per-class", type=int, default=16, help="condensed samples a class (default 16)")
-    made.add_argument("--method", choices=("variance", "entrogede", "random"), default="variance")
+    made.add_argument("--method", choices=("variance", "entrogede", "greedygd", "random"), default="variance")
     made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("-o", "--output", required=True, help="the .tdz")

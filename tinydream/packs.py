@@ -16,7 +16,7 @@ from ._native import check, ffi, lib, status_name, view
 from .errors import DataError, FormatError, UsageError
 from .files import atomic_write, write_sections
 from .keys import encode_sorted
-from .reduction import LARGE, WeightedSamples, condense, condense_published, reduce, unsigned_rows
+from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_published, reduce, unsigned_rows
 from .table import Table
 
 if TYPE_CHECKING:
@@ -202,8 +202,8 @@ def pack(
     """Packs a table, losslessly unless `replay` is given.
 
     `through`: a model; rows are its inputs, and what is packed is their int8 embedding at the cut.
-    `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours) or
-    "entrogede" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
+    `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
+    "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
     integers, as a replay set; the method may then also be "random".
     Raises DataError when the rows or labels do not fit the model or are not integers.
     """
@@ -225,10 +225,13 @@ def pack(
     return _encode(table, group, weights, method, through, per_class)
 
 
-def published_size(table: Table, *, patience: int = 0) -> int:
-    """Bytes of the published EntroGD: bases, deviations and ids of all rows under one bit plan, and of the labels."""
+def published_size(table: Table, *, method: str = "entrogede", patience: int = 0) -> int:
+    """Bytes by a published method's own formula: bases, deviations and ids of all rows under one bit plan, and labels.
+
+    `method`: "entrogede" or "greedygd".
+    """
     rows, _, width = unsigned_rows(table.flat())
-    result = _compress(rows, width, patience)[1]
+    result = plan_bits(rows, width, method, patience)[1]
     n, d = rows.shape
     return (int(result.size_bits) + 7) // 8 + (int(d) * width + 7) // 8 + (int(n) if table.n_classes > 1 else 0)
 
@@ -323,15 +326,19 @@ def _schema(
     ))  # fmt: skip
 
 
-def _compress(rows: npt.NDArray[np.uint32], width: int, patience: int = 0) -> tuple[npt.NDArray[np.uint32], Any]:
+def plan_bits(
+    rows: npt.NDArray[np.uint32], width: int, method: str, patience: int = 0
+) -> tuple[npt.NDArray[np.uint32], Any]:
+    """The base bits of each feature by a published method, and what they lead to."""
     n, d = rows.shape
     mask = np.zeros(d, dtype=np.uint32)
-    order = ffi.new("uint32_t[]", 2 * d * width)
+    scratch = ffi.new("uint32_t[]", 2 * d * width)
     result = ffi.new("td_plan_result *")
     size = lib.td_plan_work_size(n)
     work = ffi.new("uint64_t[]", size // 8 + 1)
-    status = lib.td_plan_compress(
-        view(rows, "const uint32_t[]"), n, d, width, patience, ffi.from_buffer("uint32_t[]", mask), order, result,
+    planned = lib.td_plan_greedy if method == "greedygd" else lib.td_plan_compress
+    status = planned(
+        view(rows, "const uint32_t[]"), n, d, width, patience, ffi.from_buffer("uint32_t[]", mask), scratch, result,
         work, size,
     )  # fmt: skip
     check(status, "planning bits")
@@ -352,7 +359,7 @@ def _best_part(
     table, whose samples are made to suit.
     """
     single = group is not None and len(np.unique(group[members])) == len(members)
-    by_key = encode_sorted(rows, width) if method != "entrogede" and (group is None or single) else None
+    by_key = encode_sorted(rows, width) if method not in PUBLISHED and (group is None or single) else None
     if by_key and group is None and by_key.header.deviation_bits <= WIDE:
         return by_key.data, by_key.header, by_key.cells(most), by_key.order
     if group is None:
@@ -372,18 +379,18 @@ def _best_part(
 
 def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
     """The smaller of the published plan on the values and on the values less their minimum in this part."""
-    plain = _encode_under(rows, width, None)
-    if method == "entrogede":
+    plain = _encode_under(rows, width, None, method)
+    if method in PUBLISHED:
         return plain
     offsets = np.ascontiguousarray(rows.min(axis=0))
-    return min(plain, _encode_under(rows - offsets, width, offsets), key=lambda part: len(part[0]))
+    return min(plain, _encode_under(rows - offsets, width, offsets, method), key=lambda part: len(part[0]))
 
 
 def _encode_under(
-    rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None
+    rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None, method: str
 ) -> tuple[bytes, Any]:
     n, d = rows.shape
-    mask, plan = _compress(rows, width)
+    mask, plan = plan_bits(rows, width, method)
     group = np.zeros(n, dtype=np.uint32)
     size = lib.td_plan_work_size(n)
     work = ffi.new("uint64_t[]", size // 8 + 1)

@@ -14,7 +14,8 @@ from .table import Table
 
 __all__ = ["METHODS", "WeightedSamples", "condense", "reduce"]
 
-METHODS = ("variance", "entrogede", "random")
+METHODS = ("variance", "entrogede", "greedygd", "random")
+PUBLISHED = ("entrogede", "greedygd")  # as their papers have them, for comparison
 LLOYD_ROUNDS = 2
 LARGE = 16384  # rows from which on condensing by variance takes longer than all else; see docs/DESIGN.md
 
@@ -53,7 +54,8 @@ def condense(table: Table, per_class: int, *, method: str = "variance") -> npt.N
     """Groups rows into at most `per_class` condensed samples a class; returns the group of each row.
 
     "variance": our rule, with one budget of per_class * (classes that have rows) over all of them.
-    "entrogede": the published rule, class by class; tables of more than LARGE rows always take it.
+    "entrogede": the published rule, class by class; tables of more than LARGE rows take it instead of "variance".
+    "greedygd": the first bases of GreedyGD, class by class.
     Raises DataError when rows are not integers.
     """
     if per_class < 1:
@@ -62,13 +64,13 @@ def condense(table: Table, per_class: int, *, method: str = "variance") -> npt.N
     present = np.unique(table.labels)
     if method == "variance" and len(rows) <= LARGE:
         return _condense_variance(rows, table.labels, per_class * len(present))
-    if method not in ("variance", "entrogede"):
-        raise UsageError(f"no method {method!r} groups rows; there are variance and entrogede")
+    if method not in ("variance", *PUBLISHED):
+        raise UsageError(f"no method {method!r} groups rows; there are variance, {' and '.join(PUBLISHED)}")
     group = np.zeros(len(rows), dtype=np.uint32)
     n_groups = 0
     for label in present:
         members = np.flatnonzero(table.labels == label)
-        own = condense_published(np.ascontiguousarray(rows[members]), width, per_class)
+        own = condense_published(np.ascontiguousarray(rows[members]), width, per_class, method)
         group[members] = own + np.uint32(n_groups)
         n_groups += int(own.max()) + 1
     return group
@@ -77,7 +79,7 @@ def condense(table: Table, per_class: int, *, method: str = "variance") -> npt.N
 def reduce(table: Table, budget: int, *, method: str = "variance", seed: int = 0) -> WeightedSamples:
     """At most `budget` weighted samples that stand for the table.
 
-    "variance" and "entrogede": means of groups of rows, weighted by their number (see `condense`).
+    "variance", "entrogede" and "greedygd": means of groups of rows, weighted by their number (see `condense`).
     "random": rows drawn without replacement, the same number from each class as far as they go.
     """
     present = np.unique(table.labels)
@@ -123,23 +125,18 @@ def _condense_variance(
     return group
 
 
-def condense_published(rows: npt.NDArray[np.uint32], width: int, max_groups: int) -> npt.NDArray[np.uint32]:
-    """Groups rows (n, features) of `width` bits by the published rule; returns the group of each."""
+def condense_published(
+    rows: npt.NDArray[np.uint32], width: int, max_groups: int, method: str = "entrogede"
+) -> npt.NDArray[np.uint32]:
+    """Groups rows (n, features) of `width` bits by a published rule; returns the group of each."""
     n, d = rows.shape
     group = np.zeros(n, dtype=np.uint32)
     size = lib.td_plan_work_size(n)
     work = ffi.new("uint64_t[]", size // 8 + 1)
-    check(
-        lib.td_plan_condense(
-            view(rows, "const uint32_t[]"),
-            n,
-            d,
-            width,
-            min(max_groups, n),
-            ffi.from_buffer("uint32_t[]", group),
-            work,
-            size,
-        ),
-        "condensing rows",
-    )
+    table = view(rows, "const uint32_t[]"), n, d, width, min(max_groups, n), ffi.from_buffer("uint32_t[]", group)
+    if method == "greedygd":
+        status = lib.td_condense_greedy(*table, ffi.new("uint32_t[]", d), work, size)
+    else:
+        status = lib.td_plan_condense(*table, work, size)
+    check(status, "condensing rows")
     return group
