@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "rounding.h"
 #include "td_internal.h"
+#include "window.h"
 
 static int8_t clamp(const td_op *op, int32_t value)
 {
@@ -39,45 +40,6 @@ static int8_t finish(const td_op *op, const td_channel *of, uint32_t sum)
     if (value < low) value = low;
     if (value > high) value = high;
     return (int8_t)(value + op->output_zero_point);
-}
-
-/* The taps of one output position that fall inside the input: first <= t < end. */
-typedef struct td_span {
-    int32_t start;              /* input position of tap 0, may lie outside */
-    int32_t first, end;
-} td_span;
-
-static td_span span_at(const td_axis *axis, int32_t position, int32_t size)
-{
-    td_span span;
-    span.start = position * axis->stride - axis->pad;
-    span.first = 0;
-    span.end = axis->taps;
-    if (span.start < 0) {
-        int32_t at = span.start;
-        while (at < 0 && span.first < span.end) {
-            at += axis->dilation;
-            span.first++;
-        }
-    }
-    int32_t last = span.start + (span.end - 1) * axis->dilation;
-    while (last >= size && span.end > span.first) {
-        last -= axis->dilation;
-        span.end--;
-    }
-    return span;
-}
-
-/* The last start of a window that has no tap behind the end of the input. */
-static int32_t last_inside(const td_axis *axis, int32_t size)
-{
-    return size - 1 - (axis->taps - 1) * axis->dilation;
-}
-
-/* Windows wholly in the padding form no address: it could lie anywhere. */
-static bool empty(const td_span *y, const td_span *x)
-{
-    return y->first == y->end || x->first == x->end;
 }
 
 /* Adds x . w and x . (w + next) to the two sums. Two channels at once load each x once; the index runs
