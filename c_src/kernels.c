@@ -42,6 +42,12 @@ static int8_t finish(const td_op *op, const td_channel *of, uint32_t sum)
     return (int8_t)(value + op->output_zero_point);
 }
 
+/* The last start of a window that has no tap behind the end of the input. */
+static int32_t last_inside(const td_axis *axis, int32_t size)
+{
+    return size - 1 - (axis->taps - 1) * axis->dilation;
+}
+
 /* Adds x . w and x . (w + next) to the two sums. Two channels at once load each x once; the index runs
  * up to zero. That leaves ten instructions for two multiply-adds on a Cortex-M0, all in its eight low
  * registers: a third channel, or an unrolled loop, takes more. */

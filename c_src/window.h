@@ -1,4 +1,5 @@
-/* Shared by the kernels of all types: which taps of a sliding window lie inside the input. */
+/* Shared by the kernels of all types: which taps of a sliding window lie inside the input.
+ * Not `inline`: the compiler would then copy them to each place of use. */
 #ifndef TD_WINDOW_H
 #define TD_WINDOW_H
 
@@ -10,7 +11,7 @@ typedef struct td_span {
     int32_t first, end;
 } td_span;
 
-static inline td_span span_at(const td_axis *axis, int32_t position, int32_t size)
+static td_span span_at(const td_axis *axis, int32_t position, int32_t size)
 {
     td_span span;
     span.start = position * axis->stride - axis->pad;
@@ -31,14 +32,8 @@ static inline td_span span_at(const td_axis *axis, int32_t position, int32_t siz
     return span;
 }
 
-/* The last start of a window that has no tap behind the end of the input. */
-static inline int32_t last_inside(const td_axis *axis, int32_t size)
-{
-    return size - 1 - (axis->taps - 1) * axis->dilation;
-}
-
 /* Windows wholly in the padding form no address: it could lie anywhere. */
-static inline bool empty(const td_span *y, const td_span *x)
+static bool empty(const td_span *y, const td_span *x)
 {
     return y->first == y->end || x->first == x->end;
 }
