@@ -10,6 +10,7 @@ import sys
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinydream import litert, table
@@ -65,6 +66,13 @@ def test_the_example(folder: Path) -> None:
     said = run([sys.executable, str(ROOT / "examples" / "shrink.py"), "demo"], folder)
     assert {"variance", "entrogede", "random"} <= {line.split()[0] for line in said.splitlines()}
     assert (folder / "shrink.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_example_for_linux_devices(folder: Path) -> None:
+    said = run([sys.executable, str(ROOT / "examples" / "edge.py"), "demo"], folder)
+    before, litert_after, core_after = (float(found) for found in re.findall(r"([\d.]+) %", said))
+    assert litert_after > before and abs(litert_after - core_after) < 5
+    assert len(np.load(folder / "edge.npz").files) == 2
 
 
 def test_a_wheel_builds_firmware_away_from_the_checkout(folder: Path) -> None:

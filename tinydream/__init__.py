@@ -26,6 +26,7 @@ _EXPORTS = {
     "connect": "device", "Device": "device",
     "Trainer": "train", "TrainConfig": "train", "Epoch": "train",
     "write_back": "writeback",
+    "export_trainable": "export",
     "TinyDreamError": "errors",
 }  # fmt: skip
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .device import Device as Device
     from .device import connect as connect
     from .errors import TinyDreamError as TinyDreamError
+    from .export import export_trainable as export_trainable
     from .journey import emulate as emulate
     from .journey import evaluate as evaluate
     from .journey import pull as pull

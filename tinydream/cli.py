@@ -282,6 +282,24 @@ def _run(options: argparse.Namespace) -> None:
     _answer(options, facts, [f"{options.output}: {outputs.dtype} {outputs.shape}, computed on {where}"])
 
 
+def _export(options: argparse.Namespace) -> None:
+    from .compiler import compile_model
+    from .export import SIGNATURES, export_trainable
+    from .files import atomic_write
+    from .graph import read_bytes
+
+    tflite = read_bytes(Path(options.model))
+    model = compile_model(tflite, options.cut)
+    exported = export_trainable(model, tflite)
+    atomic_write(options.output, exported)
+    facts = {"output": options.output, "bytes": len(exported), "signatures": SIGNATURES,
+             "trained_parameters": model.n_parameters}  # fmt: skip
+    _answer(options, facts, [
+        f"{options.output}: {len(exported):,} bytes, {model.n_parameters:,} parameters train; "
+        f"signatures {', '.join(SIGNATURES)}"
+    ])  # fmt: skip
+
+
 def _demo(options: argparse.Namespace) -> None:
     from . import demo
     from .train import TrainConfig
@@ -428,6 +446,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--output", required=True, metavar="Y.npy", help="where the outputs go: (n, output shape)")
     made.add_argument("--board", help="run on this board, emulated; default: on this computer")
     made.add_argument("--raw", action="store_true", help="quantised values in and out, instead of real ones")
+
+    made = command("export", _export, "Write a .tflite that LiteRT trains by itself, for Linux devices.")
+    made.add_argument("model", help="the .tflite")
+    cut(made)
+    made.add_argument("--trainable", action="store_true", required=True,
+                      help="with signatures to train the layers after the cut")  # fmt: skip
+    made.add_argument("-o", "--output", required=True, help="the new .tflite")
 
     made = command("boards", _boards, "List the boards.")
     made = command("build", _build, "Build a board's firmware.")
