@@ -354,6 +354,26 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
 
 /* -------------------------------------------------------------------- read */
 
+int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key)
+{
+    td_part found;
+    uint64_t end;
+    if (part >= pack->n_parts) return TD_E_RANGE;
+    read_part_header(pack, part, &found.header);
+    if (!place_part(pack, 0, &found, &end)) return TD_E_FORMAT;
+    *header = found.header;
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        base[f] = base_mask(pack, &found, f);
+        key[f] = 0;
+    }
+    uint32_t n_bits = key_field_bits(pack), bit_bits = td_id_bits(pack->width);
+    for (uint32_t b = 0; has(&found, TD_PART_KEYS) && b < header->n_bases; b++) {
+        uint32_t place = td_read_bits(found.key_bits, b * n_bits, n_bits);
+        key[place >> bit_bits] |= (uint32_t)1 << (place & td_low_mask(bit_bits));
+    }
+    return TD_OK;
+}
+
 /* Puts a dictionary's entry in place of its number; a number past the end stands for the last one. */
 static void look_up(const td_pack *pack, int32_t *values)
 {
@@ -404,6 +424,15 @@ int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values)
     int status = TD_OK;
     for (uint32_t i = 0; status == TD_OK && i < count; i++, values += pack->n_features) {
         status = td_pack_row(pack, first + i, values, NULL);
+    }
+    return status;
+}
+
+int td_pack_take(td_pack *pack, const uint32_t *rows, uint32_t count, int32_t *values)
+{
+    int status = TD_OK;
+    for (uint32_t i = 0; status == TD_OK && i < count; i++, values += pack->n_features) {
+        status = td_pack_row(pack, rows[i], values, NULL);
     }
     return status;
 }

@@ -87,6 +87,21 @@ int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t si
     return TD_OK;
 }
 
+uint32_t td_file_damaged(uint32_t magic, const uint8_t *data, uint32_t size)
+{
+    if (size < TD_FILE_HEADER || td_get32(data) != magic || td_get16(data + 4) != TD_FILE_FORMAT) return 0;
+    uint32_t n_sections = td_get16(data + 6);
+    if (n_sections > TD_FILE_MAX_SECTIONS || size < head_size(n_sections) ||
+        head_crc(data, n_sections) != td_get32(data + 12))
+        return 0;
+    uint32_t end = head_size(n_sections), whole = size & ~(uint32_t)3u;
+    for (uint32_t i = 0; i < n_sections; i++) {
+        const uint8_t *entry = data + head_size(i);
+        if (check_section(data, whole, entry, end, &end) != TD_OK) return td_get32(entry);
+    }
+    return 0;
+}
+
 int td_file_section(const td_file *file, uint32_t kind, td_section *out)
 {
     for (uint32_t i = 0; i < file->n_sections; i++) {

@@ -107,6 +107,9 @@ int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_section
 /* Checks magic, version, bounds and every CRC. TD_E_FORMAT, TD_E_VERSION, TD_E_CRC. `size` may be
  * larger than the file (a flash partition); never smaller. */
 int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t size);
+/* Of a file that td_file_open refuses: the kind of the first section that is out of place or whose CRC is wrong; 0 when
+ * it is the header or the table. */
+uint32_t td_file_damaged(uint32_t magic, const uint8_t *data, uint32_t size);
 /* TD_E_NOT_FOUND when there is no section of that kind. */
 int td_file_section(const td_file *file, uint32_t kind, td_section *out);
 
@@ -470,12 +473,18 @@ typedef struct td_pack {
 
 /* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
+/* The plan of part `part`: its header, and of each feature the bits that belong to the base (those of the key
+ * included), and those that the key names. base, key: n_features entries. TD_E_RANGE past the last part. */
+int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key);
 /* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
  * O(n_features), with TD_PART_KEYS also O(TD_KEY_BLOCK) unless the row follows the one read last; the part is looked
  * up by a scan when it differs from the last one. */
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [first, first + count) in stored order: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
+/* The rows of these numbers, in that order: count x n_features values. TD_E_RANGE past the end. Quick when the numbers
+ * rise. */
+int td_pack_take(td_pack *pack, const uint32_t *rows, uint32_t count, int32_t *values);
 /* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits. */
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
 /* Sample `sample` as real values: scale * (mean - zero_point). Rows are summed in f32, in order: exact

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from . import __version__
+from .cli_packs import add_pack_commands, read_source, source_arguments
+from .console import answer as _answer
+from .console import console as _console
 from .errors import TinyDreamError, UsageError
 
 __all__ = ["entry", "main"]
@@ -40,88 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-# ------------------------------------------------------------------ how it looks
-
-
-class Console:
-    """Stages, notes and bars on a terminal; plain lines elsewhere. Follows demo.Reporter."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._live = stream.isatty()
-        self._bar: Any = None
-
-    def stage(self, text: str) -> None:
-        """A new stage begins."""
-        self.close()
-        self._print(f"> {text}")
-
-    def note(self, text: str) -> None:
-        """A line of result."""
-        if self._live:
-            from tqdm import tqdm
-
-            tqdm.write(f"    {text}", file=self._stream)
-        else:
-            self._print(f"    {text}")
-
-    def progress(self, done: int, total: int) -> None:
-        """Of the stage at hand: a bar with rate and time left."""
-        if not self._live:
-            return
-        if self._bar is None or self._bar.total != total or done < self._bar.n:
-            from tqdm import tqdm
-
-            self.close()
-            self._bar = tqdm(total=total, file=self._stream, leave=False, unit_scale=True, dynamic_ncols=True)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
-
-
-def _answer(options: argparse.Namespace, facts: dict[str, Any], lines: Sequence[str]) -> None:
-    """The command's result: lines for people, JSON for machines."""
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(lines))
-
-
-def _console(options: argparse.Namespace) -> Console:
-    # Results go to stdout; with --json nothing else may.
-    return Console(sys.stderr if options.json else sys.stdout)
-
-
 # ------------------------------------------------------------------ commands
-
-
-def _pack(options: argparse.Namespace) -> None:
-    from .compiler import compile_model
-    from .packs import pack
-    from .reduction import LARGE
-
-    console = _console(options)
-    table = _read(options)
-    model = compile_model(Path(options.through), options.cut) if options.through else None
-    packed = pack(
-        table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
-        seed=options.seed, progress=console.progress,
-    )  # fmt: skip
-    console.close()
-    if len(table) > LARGE and options.method == "variance":
-        console.note(f"more than {LARGE:,} rows: condensed by sorted keys or the published rule, not by variance")
-    packed.save(options.output)
-    size, raw = len(packed.data), packed.raw_float32_size
-    facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,
-             "bytes_raw_float32": raw, "sections": packed.sections()}  # fmt: skip
-    _answer(options, facts, [
-        f"{options.output}: {len(packed)} rows x {packed.n_features}, {packed.n_samples} condensed samples, "
-        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)"
-    ])  # fmt: skip
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -236,7 +158,7 @@ def _eval(options: argparse.Namespace) -> None:
 
     console = _console(options)
     model, _ = _model(options)
-    table = _read(options)
+    table = read_source(options)
     with _connect(options) as device:
         accuracy = journey.evaluate(device, model, table, progress=console.progress)
     console.close()
@@ -356,13 +278,6 @@ def _connect(options: argparse.Namespace) -> Any:
     return connect(running.url, board=options.board or running.board)
 
 
-def _read(options: argparse.Namespace) -> Any:
-    from .table import read
-
-    classes = options.classes.split(",") if options.classes else None
-    return read(options.source, label=options.label, labels=options.labels, classes=classes)
-
-
 def _model(options: argparse.Namespace) -> tuple[Any, bytes]:
     """The model that `push` remembered, or --model; compiled, and its bytes."""
     from .compiler import compile_model
@@ -392,12 +307,6 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print the result as JSON, for machines")
         return made
 
-    def data(made: argparse.ArgumentParser) -> None:
-        made.add_argument("source", help="a .csv, .npz (x, y) or .npy file of rows")
-        made.add_argument("--label", help="name of the label column (.csv) or array (.npz, default y)")
-        made.add_argument("--classes", help="names of the classes, in the order of the model's outputs: a,b,c")
-        made.add_argument("--labels", help="the .npy file of the labels, for a .npy of rows")
-
     def link(made: argparse.ArgumentParser) -> None:
         made.add_argument("--port", help="/dev/ttyACM0, COM3, socket://HOST:PORT; default: the emulated board")
         made.add_argument("--board", help="refuse any other board than this")
@@ -423,15 +332,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--replay", type=int, default=224, help="samples of the other wearers, 0 for none (default 224)")
     made.add_argument("-o", "--output", default="demo", help="folder for everything it makes (default demo)")
 
-    made = command("pack", _pack, "Pack rows into a .tdz.")
-    data(made)
-    made.add_argument("--through", metavar="MODEL", help="pack the rows' embeddings at the cut of this .tflite")
-    cut(made)
-    made.add_argument("--per-class", type=int, default=16, help="condensed samples a class (default 16)")
-    made.add_argument("--method", choices=("variance", "entrogede", "greedygd", "random"), default="variance")
-    made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("-o", "--output", required=True, help="the .tdz")
+    add_pack_commands(command, cut)
 
     made = command("plan", _plan, "Say what a model and its packs need of a board, and whether they fit.")
     made.add_argument("model", help="the .tflite")
@@ -478,7 +379,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--go-on", action="store_true", help="start from the weights saved last, not the model's own")
     link(made)
     made = command("eval", _eval, "Classify rows on the board and compare with their labels.")
-    data(made)
+    source_arguments(made)
     cut(made, model=True)
     link(made)
     made = command("pull", _pull, "Fetch the trained weights and write the tuned .tflite.")

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "model_inputs", "open_pack", "pack", "published_size"]
 
 Progress = Callable[[int, int], None]
+Index = int | slice | npt.ArrayLike
+BATCH = 4096  # rows that iteration decodes at once
+SECTIONS = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PACK_DATA: "data",
+            lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta"}  # fmt: skip
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
 class Pack:
-    """A .tdz in memory. `len(p)` rows; `p[i]`, `p[a:b]` decode rows; `condensed` are its weighted samples."""
+    """A .tdz in memory. `p[i]`, `p[a:b]`, `p[mask]`, `p[numbers]` decode rows; `condensed` are its weighted samples."""
 
     def __init__(self, data: bytes, *, source: str = "pack") -> None:
         """Checks the whole file. Raises FormatError when it is not a .tdz or is damaged."""
@@ -67,30 +71,56 @@ class Pack:
             f"{self.n_samples} samples, {len(self.data)} bytes)"
         )
 
-    def __getitem__(self, index: int | slice) -> npt.NDArray[np.int32]:
-        """Row `index` as (features,), or a slice of rows as (k, features), in stored order."""
-        if isinstance(index, slice):
-            return self._rows(range(*index.indices(len(self))))[0]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        at = int(index) % len(self)
-        return self._rows(range(at, at + 1))[0].reshape(-1)
+    def __getitem__(self, index: Index) -> npt.NDArray[np.int32]:
+        """Row `index` as (features,); for a slice, a mask (n,) of bool or an array of row numbers, as (k, features).
+
+        In stored order. Raises IndexError for a row that is not there.
+        """
+        if isinstance(index, (int, np.integer)):
+            return self._take(self._numbers(np.array([index]))).reshape(-1)
+        return self._take(self._numbers(index))
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
-        return (self[i] for i in range(len(self)))
+        for first in range(0, len(self), BATCH):
+            yield from self._take(range(first, min(len(self), first + BATCH)))
 
-    def _rows(self, rows: range) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    def stored(self, index: slice | npt.ArrayLike) -> npt.NDArray[np.uint32]:
+        """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum."""
+        minimum = np.uint32(int(self.native.minimum) % 2**32)
+        return self._take(self._numbers(index)).view(np.uint32) - minimum
+
+    def _numbers(self, index: slice | npt.ArrayLike) -> range | npt.NDArray[np.int64]:
+        """Row numbers of a slice, a mask or an array of them."""
+        if isinstance(index, slice):
+            return range(*index.indices(len(self)))
+        numbers = np.asarray(index)
+        if numbers.size == 0:
+            return range(0)
+        if numbers.ndim != 1 or numbers.dtype.kind not in "biu":
+            raise IndexError(f"rows are chosen by a number, a slice, a mask or row numbers, not {numbers.dtype} values "
+                             f"of shape {numbers.shape}")  # fmt: skip
+        if numbers.dtype.kind == "b":
+            if len(numbers) != len(self):
+                raise IndexError(f"a mask of {len(numbers)} for {len(self)} rows")
+            return np.flatnonzero(numbers)
+        wrong = (numbers >= len(self)) | (numbers.astype(np.int64) < -len(self))
+        if wrong.any():
+            raise IndexError(f"row {numbers[wrong][0]} of {len(self)}")
+        return numbers.astype(np.int64) % len(self)
+
+    def _take(self, rows: range | npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         values = np.empty((len(rows), self.n_features), dtype=np.int32)
-        labels = np.empty(len(rows), dtype=np.int64)
-        if rows.step == 1 and len(rows):
-            whole = ffi.from_buffer("int32_t[]", values)
-            check(lib.td_pack_rows(self.native, rows.start, len(rows), whole), f"rows from {rows.start}")
-            return values, np.repeat(*self._label_runs())[rows.start : rows.stop]
-        label = ffi.new("uint32_t *")
-        for i, row in enumerate(rows):
-            check(lib.td_pack_row(self.native, row, ffi.from_buffer("int32_t[]", values[i]), label), f"row {row}")
-            labels[i] = label[0]
-        return values, labels
+        out = ffi.from_buffer("int32_t[]", values)
+        if isinstance(rows, range) and rows.step == 1:
+            first = rows.start if len(rows) else 0
+            check(lib.td_pack_rows(self.native, first, len(rows), out), f"rows from {first}")
+            return values
+        numbers = np.asarray(rows, dtype=np.int64)
+        order = np.argsort(numbers, kind="stable")  # rows of a part follow each other: none is searched for
+        rising = view(np.ascontiguousarray(numbers[order], dtype=np.uint32), "const uint32_t[]")
+        check(lib.td_pack_take(self.native, rising, len(numbers), out), "rows by number")
+        values[order] = values.copy()
+        return values
 
     def _label_runs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Label and number of rows of each part."""
@@ -119,6 +149,19 @@ class Pack:
         return tuple(self._meta.get("classes") or (str(i) for i in range(self.n_classes)))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features: x0, x1, .."""
+        return tuple(f"x{i}" for i in range(self.n_features))
+
+    def facts(self) -> dict[str, Any]:
+        """What the pack says of itself, for people and machines."""
+        return {
+            "rows": len(self), "features": self.n_features, "classes": list(self.classes), "samples": self.n_samples,
+            "parts": int(self.native.n_parts), "width": int(self.native.width), "minimum": int(self.native.minimum),
+            "scale": self.scale, "zero_point": self.zero_point, "model_hash": f"{int(self.native.model_hash):08x}",
+        }  # fmt: skip
+
+    @property
     def scale(self) -> float:
         """real = scale * (value - zero_point)."""
         return float(self.native.scale)
@@ -131,7 +174,8 @@ class Pack:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """Labels of all rows in stored order, (n,)."""
-        return np.repeat(*self._label_runs())
+        labels, counts = self._label_runs()
+        return np.repeat(labels, counts)
 
     @property
     def condensed(self) -> WeightedSamples:
@@ -152,19 +196,17 @@ class Pack:
         """Rows and labels, `size` at a time; `shuffle` is a seed."""
         if size < 1:
             raise UsageError(f"batches of {size} rows; at least 1 is needed")
-        values, labels = self._rows(range(len(self)))
+        labels = self.labels
         order = np.arange(len(self)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(self))
         for start in range(0, len(self), size):
             chosen = order[start : start + size]
-            yield values[chosen], labels[chosen]
+            yield self[chosen], labels[chosen]
 
     def sections(self) -> dict[str, int]:
         """Bytes of the file by section, its header and table included."""
-        names = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PACK_DATA: "data",
-                 lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta"}  # fmt: skip
         sizes: dict[str, int] = {}
         section = ffi.new("td_section *")
-        for kind, name in names.items():
+        for kind, name in SECTIONS.items():
             if lib.td_file_section(ffi.addressof(self.native, "file"), kind, section) == 0:
                 sizes[name] = int(section.size)
         sizes["header"] = len(self.data) - sum(sizes.values())

@@ -11,8 +11,9 @@ from typing import Any
 from .errors import UsageError
 from .files import atomic_write
 
-__all__ = ["draw_curves", "draw_demo"]
+__all__ = ["draw_curves", "draw_demo", "draw_plan"]
 
+DETAILED = 128  # features whose bits are marked one by one
 BEFORE, AFTER, FULL = "#b8c4ce", "#1f6f8b", "#d98e04"
 PURPOSES = ("#33475b", "#5c7c99", "#1f6f8b", "#39a2ae", "#9bd1c6", "#e4e9ed")
 
@@ -47,6 +48,32 @@ def draw_curves(budgets: Sequence[int], curves: Mapping[str, Sequence[float]], a
     axes.set_ylabel("accuracy on rows held back, %")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    return _png(plt, figure)
+
+
+def draw_plan(
+    entropy: Sequence[Sequence[float]], base: Sequence[Sequence[float]], key: Sequence[Sequence[float]], title: str
+) -> bytes:
+    """A bit plan as a PNG: a row a feature, a column a bit, most significant first.
+
+    `entropy`, `base`, `key`: (features, bits), as in `inspection.BitPlan`. Colour is entropy; a frame marks the bits of
+    the base, a dot those that the key names.
+    """
+    plt = _pyplot()
+    n, width = len(entropy), len(entropy[0])
+    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * width, min(60.0, 1.6 + 0.22 * max(n, 4))), layout="constrained")
+    image = axes.imshow(entropy, cmap="GnBu", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="entropy, bits")
+    for f in range(n if n <= DETAILED else 0):
+        for bit in range(width):
+            if base[f][bit] >= 0.5 and entropy[f][bit] > 0:
+                axes.add_patch(plt.Rectangle((bit - 0.46, f - 0.46), 0.92, 0.92, fill=False, edgecolor=FULL))
+            if key[f][bit] >= 0.5:
+                axes.plot(bit, f, ".", color=FULL, markersize=4)
+    axes.set_xticks(range(width), [str(width - 1 - bit) for bit in range(width)], fontsize=7)
+    axes.set_xlabel("bit" + (" (framed: base; dot: key)" if n <= DETAILED else ""))
+    axes.set_ylabel("feature")
+    axes.set_title(title, fontsize=10)
     return _png(plt, figure)
 
 

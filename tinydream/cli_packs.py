@@ -1,0 +1,181 @@
+"""The commands that make, read and check packs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .console import answer, console
+from .errors import UsageError
+
+__all__ = ["add_pack_commands", "read_source", "source_arguments"]
+
+Command = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
+
+
+def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Adds pack, inspect, verify, cat and unpack. `command` makes one, `cut` adds the options that name a cut."""
+    made = command("pack", _pack, "Pack rows into a .tdz.")
+    source_arguments(made)
+    made.add_argument("--through", metavar="MODEL", help="pack the rows' embeddings at the cut of this .tflite")
+    cut(made)
+    made.add_argument("--per-class", type=int, default=16, help="condensed samples a class (default 16)")
+    made.add_argument("--method", choices=("variance", "entrogede", "greedygd", "random"), default="variance")
+    made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("-o", "--output", required=True, help="the .tdz")
+
+    made = command("inspect", _inspect, "Say what is in a .tdz: schema, bit plan, sizes beside other compressors.")
+    made.add_argument("pack", help="the .tdz")
+    made.add_argument("--plot", metavar="PLAN.png", help="draw the bit plan")
+    made.add_argument("--no-compare", action="store_true", help="leave out zlib, zstd and xz, which take their time")
+
+    made = command("verify", _verify, "Check every byte of a .tdz, and read every row.")
+    made.add_argument("pack", help="the .tdz")
+
+    made = command("cat", _cat, "Print rows of a .tdz, decoding no others.")
+    made.add_argument("pack", help="the .tdz")
+    made.add_argument("--rows", default=":10", help="numbers and slices: 3,10:20,-1 (default :10)")
+
+    made = command("unpack", _unpack, "Write the rows of a .tdz to a file, in stored order, labels beside.")
+    made.add_argument("pack", help="the .tdz")
+    made.add_argument("-o", "--output", required=True, help="X.npy, X.npz, X.csv or X.parquet")
+
+
+def source_arguments(made: argparse.ArgumentParser) -> None:
+    """Where rows come from."""
+    made.add_argument("source", help="a .csv, .npz (x, y) or .npy file of rows")
+    made.add_argument("--label", help="name of the label column (.csv) or array (.npz, default y)")
+    made.add_argument("--classes", help="names of the classes, in the order of the model's outputs: a,b,c")
+    made.add_argument("--labels", help="the .npy file of the labels, for a .npy of rows")
+
+
+def read_source(options: argparse.Namespace) -> Any:
+    """The table that source_arguments name."""
+    from .table import read
+
+    classes = options.classes.split(",") if options.classes else None
+    return read(options.source, label=options.label, labels=options.labels, classes=classes)
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from .compiler import compile_model
+    from .packs import pack
+    from .reduction import LARGE
+
+    shown = console(options)
+    table = read_source(options)
+    model = compile_model(Path(options.through), options.cut) if options.through else None
+    packed = pack(
+        table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
+        seed=options.seed, progress=shown.progress,
+    )  # fmt: skip
+    shown.close()
+    if len(table) > LARGE and options.method == "variance":
+        shown.note(f"more than {LARGE:,} rows: condensed by sorted keys or the published rule, not by variance")
+    packed.save(options.output)
+    size, raw = len(packed.data), packed.raw_float32_size
+    facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,
+             "bytes_raw_float32": raw, "sections": packed.sections()}  # fmt: skip
+    answer(options, facts, [
+        f"{options.output}: {len(packed)} rows x {packed.n_features}, {packed.n_samples} condensed samples, "
+        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)"
+    ])  # fmt: skip
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from .files import atomic_write
+    from .inspection import bit_plan, compare, plan_lines
+    from .packs import open_pack
+
+    opened = open_pack(options.pack)
+    plan = bit_plan(opened)
+    sizes = None if options.no_compare else compare(opened)
+    if options.plot:
+        from .plots import draw_plan
+
+        title = f"{Path(options.pack).name}: {len(opened):,} rows x {opened.n_features}, {len(opened.data):,} bytes"
+        atomic_write(options.plot, draw_plan(plan.entropy.tolist(), plan.base.tolist(), plan.key.tolist(), title))
+    facts = {
+        **opened.facts(), "sections": opened.sections(), "sizes": sizes, "plot": options.plot,
+        "plan": {"entropy": plan.entropy.round(4).tolist(), "base": plan.base.round(4).tolist(),
+                 "key": plan.key.round(4).tolist()},
+    }  # fmt: skip
+    lines = [f"{name:<16}{value}" for name, value in opened.facts().items() if name != "schema"]
+    lines += ["", *plan_lines(plan, opened.names), "", *_size_lines(opened.sections(), len(opened.data))]
+    if sizes:
+        lines += ["", *_compare_lines(sizes)]
+    answer(options, facts, [*lines, *([f"drawn to {options.plot}"] if options.plot else [])])
+
+
+def _size_lines(sections: dict[str, int], total: int) -> list[str]:
+    return [f"{name:<16}{size:>12,} bytes  {100 * size / total:5.1f} %" for name, size in sections.items()]
+
+
+def _compare_lines(sizes: dict[str, int | None]) -> list[str]:
+    raw = sizes["raw"] or 1
+    lines = []
+    for name, size in sizes.items():
+        told = (
+            "not installed: pip install 'tinydream[zstd]'"
+            if size is None
+            else f"{size:>12,} bytes  {size / raw:.3f} of raw"
+        )
+        lines.append(f"{name:<16}{told}")
+    return lines
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from .inspection import verify
+
+    opened = verify(options.pack)
+    facts = {"pack": options.pack, "sound": True, "rows": len(opened), "bytes": len(opened.data)}
+    answer(options, facts, [f"{options.pack}: sound; {len(opened):,} rows in {len(opened.data):,} bytes"])
+
+
+def _cat(options: argparse.Namespace) -> None:
+    from .packs import open_pack
+
+    opened = open_pack(options.pack)
+    numbers = _row_numbers(options.rows, len(opened))
+    rows, labels = opened[numbers].tolist(), opened.labels[numbers].tolist()
+    told: list[dict[str, Any]] = [
+        {"row": int(number), "values": row, "label": opened.classes[label] if opened.n_classes > 1 else None}
+        for number, row, label in zip(numbers, rows, labels, strict=True)
+    ]
+    lines = [
+        f"{fact['row']}: {' '.join(map(str, fact['values']))}" + (f"  [{fact['label']}]" if fact["label"] else "")
+        for fact in told
+    ]
+    answer(options, {"names": opened.names, "rows": told}, lines)
+
+
+def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Row numbers of "3,10:20,-1"."""
+    chosen: list[int] = []
+    for item in text.split(","):
+        try:
+            if ":" in item:
+                first, _, last = item.partition(":")
+                chosen += range(*slice(int(first) if first else None, int(last) if last else None).indices(n))
+                continue
+            number = int(item)
+        except ValueError:
+            raise UsageError(f"--rows {text}: {item!r} is neither a row number nor a slice like 10:20") from None
+        if not -n <= number < n:
+            raise UsageError(f"--rows {text}: there is no row {number}; the pack has {n}")
+        chosen.append(number % n)
+    return np.array(chosen, dtype=np.int64)
+
+
+def _unpack(options: argparse.Namespace) -> None:
+    from .packs import open_pack
+    from .unpacking import unpack
+
+    opened = open_pack(options.pack)
+    written = [str(path) for path in unpack(opened, options.output)]
+    answer(options, {"rows": len(opened), "files": written}, [f"{', '.join(written)}: {len(opened):,} rows"])

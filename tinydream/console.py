@@ -1,0 +1,64 @@
+"""How the command line looks: bars and notes while it works, lines for people or JSON for machines at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+__all__ = ["Console", "answer", "console"]
+
+
+class Console:
+    """Stages, notes and bars on a terminal; plain lines elsewhere. Follows demo.Reporter."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._bar: Any = None
+
+    def stage(self, text: str) -> None:
+        """A new stage begins."""
+        self.close()
+        self._print(f"> {text}")
+
+    def note(self, text: str) -> None:
+        """A line of result."""
+        if self._live:
+            from tqdm import tqdm
+
+            tqdm.write(f"    {text}", file=self._stream)
+        else:
+            self._print(f"    {text}")
+
+    def progress(self, done: int, total: int) -> None:
+        """Of the stage at hand: a bar with rate and time left."""
+        if not self._live:
+            return
+        if self._bar is None or self._bar.total != total or done < self._bar.n:
+            from tqdm import tqdm
+
+            self.close()
+            self._bar = tqdm(total=total, file=self._stream, leave=False, unit_scale=True, dynamic_ncols=True)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+def answer(options: argparse.Namespace, facts: dict[str, Any], lines: Sequence[str]) -> None:
+    """The command's result: lines for people, JSON for machines."""
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(lines))
+
+
+def console(options: argparse.Namespace) -> Console:
+    """Where a command says what it does: stdout, which with --json belongs to the result alone."""
+    return Console(sys.stderr if options.json else sys.stdout)
