@@ -106,28 +106,43 @@ static int32_t box(const td_op *op, int32_t field)
     return td_get_i32((const uint8_t *)op->weights + 4 * field);
 }
 
-static void copy_box(const td_op *op, int32_t dimension, const int8_t *from, int8_t *to)
+/* The innermost dimension of a box. */
+static void copy_line(uint32_t type, const int8_t *from, int8_t *to, int32_t n, int32_t step_in, int32_t step_out)
+{
+    for (int32_t at_in = 0, at_out = 0; n > 0; n--, at_in += step_in, at_out += step_out) {
+        if (type == TD_INT8) {
+            to[at_out] = from[at_in];
+        } else if (type == TD_INT16) {
+            ((int16_t *)(void *)to)[at_out] = ((const int16_t *)(const void *)from)[at_in];
+        } else {
+            ((float *)(void *)to)[at_out] = ((const float *)(const void *)from)[at_in];
+        }
+    }
+}
+
+static void copy_box(const td_op *op, uint32_t type, int32_t dimension, const int8_t *from, int8_t *to)
 {
     int32_t step_in = box(op, TD_BOX_INPUT + 1 + dimension), step_out = box(op, TD_BOX_OUTPUT + 1 + dimension);
-    int32_t at_in = 0, at_out = 0;
-    for (int32_t n = box(op, TD_BOX_COUNTS + dimension); n > 0; n--) {
-        if (dimension == 3) {
-            to[at_out] = from[at_in];
-        } else {
-            copy_box(op, dimension + 1, from + at_in, to + at_out);
-        }
-        at_in += step_in;
-        at_out += step_out;
+    int32_t n = box(op, TD_BOX_COUNTS + dimension), size = (int32_t)td_type_size(type);
+    if (dimension == 3) {
+        copy_line(type, from, to, n, step_in, step_out);
+        return;
+    }
+    for (; n > 0; n--) {
+        copy_box(op, type, dimension + 1, from, to);
+        from += n > 1 ? step_in * size : 0; /* no pointer is formed outside the tensors */
+        to += n > 1 ? step_out * size : 0;
     }
 }
 
 void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
-    copy_box(op, 0, in->data + box(op, TD_BOX_INPUT), out->data + box(op, TD_BOX_OUTPUT));
+    int32_t size = (int32_t)td_type_size(out->type);
+    copy_box(op, out->type, 0, in->data + size * box(op, TD_BOX_INPUT), out->data + size * box(op, TD_BOX_OUTPUT));
 }
 
 void td_fill(const td_op *op, const td_tensor *out)
 {
-    int32_t n = volume(out);
-    for (int32_t i = 0; i < n; i++) out->data[i] = (int8_t)op->output_zero_point;
+    memset(out->data, out->type == TD_INT8 ? (int)op->output_zero_point : 0,
+           (size_t)volume(out) * td_type_size(out->type));
 }

@@ -1,4 +1,4 @@
-/* Internal: the int8 kernels of the frozen part. model.c checks every geometry before a kernel runs. */
+/* Internal: the kernels of the frozen part. model.c checks every geometry before a kernel runs. */
 #ifndef TD_KERNELS_H
 #define TD_KERNELS_H
 
@@ -29,11 +29,18 @@ enum td_box {
     TD_BOX_SIZE = 56            /* bytes */
 };
 
-/* An int8 activation in the arena, height x width x channels, channels innermost. */
+/* An activation in the arena, height x width x channels, channels innermost. */
 typedef struct td_tensor {
-    int8_t *data;
+    int8_t *data;               /* aligned to the size of a value */
     int32_t h, w, c;
+    uint32_t type;              /* enum td_type */
 } td_tensor;
+
+/* Bytes of a value; 0 for a type that is not one. */
+static inline uint32_t td_type_size(uint32_t type)
+{
+    return type <= TD_FLOAT32 ? (uint32_t)1 << type : 0;
+}
 
 /* One direction of a sliding window. A tap t of output position p reads p * stride - pad + t * dilation. */
 typedef struct td_axis {
@@ -62,7 +69,9 @@ enum { TD_SOFTMAX_CHANNELS = 4095 };
 /* elementwise.c */
 /* TD_OP_ADD, TD_OP_SUB and TD_OP_MUL; a dimension of 1 goes with any size of the other input. */
 void td_combine(const td_op *op, const td_tensor *a, const td_tensor *b, const td_tensor *out);
+/* TD_OP_COPY of values of any one type. */
 void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out);
+/* TD_OP_FILL; of types wider than int8 with zero. */
 void td_fill(const td_op *op, const td_tensor *out);
 void td_table(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_softmax(const td_op *op, const td_tensor *in, const td_tensor *out);

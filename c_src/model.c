@@ -26,9 +26,19 @@ static const uint8_t *tensor_record(const td_model *model, uint32_t index)
     return model->tensors + TENSOR_SIZE * index;
 }
 
-static uint32_t tensor_bytes(const uint8_t *record)
+static uint32_t tensor_size(const uint8_t *record)
 {
     return product(product(td_get16(record + 4), td_get16(record + 6)), td_get16(record + 8));
+}
+
+static uint32_t tensor_type(const uint8_t *record)
+{
+    return record[11];
+}
+
+static uint32_t tensor_bytes(const uint8_t *record)
+{
+    return product(tensor_size(record), td_type_size(tensor_type(record)));
 }
 
 static bool is_constant(const uint8_t *record)
@@ -44,6 +54,7 @@ static td_tensor tensor_shape(const td_model *model, uint32_t index)
     tensor.h = (int32_t)td_get16(record + 4);
     tensor.w = (int32_t)td_get16(record + 6);
     tensor.c = (int32_t)td_get16(record + 8);
+    tensor.type = tensor_type(record);
     return tensor;
 }
 
@@ -56,8 +67,8 @@ static td_tensor tensor_at(const td_model *model, uint8_t *arena, uint32_t index
     return tensor;
 }
 
-/* All but the pointers, which may be formed only after the offsets are checked. */
-static td_op read_op(const uint8_t *record)
+/* All but the pointers, which may be formed only after the offsets are checked. `type`: of the output. */
+static td_op read_op(const uint8_t *record, uint32_t type)
 {
     td_op op;
     op.kind = record[0];
@@ -69,10 +80,16 @@ static td_op read_op(const uint8_t *record)
     op.x.dilation = record[11];
     op.y.pad = (int32_t)td_get16(record + 12);
     op.x.pad = (int32_t)td_get16(record + 14);
-    op.input_zero_point = (int8_t)record[16];
-    op.output_zero_point = (int8_t)record[17];
-    op.min = (int8_t)record[18];
-    op.max = (int8_t)record[19];
+    op.input_zero_point = op.output_zero_point = op.min = op.max = 0;
+    if (type == TD_INT8) {
+        op.input_zero_point = (int8_t)record[16];
+        op.output_zero_point = (int8_t)record[17];
+        op.min = (int8_t)record[18];
+        op.max = (int8_t)record[19];
+    } else if (type == TD_INT16) {
+        op.min = (int16_t)td_get16(record + 16);
+        op.max = (int16_t)td_get16(record + 18);
+    }
     op.weights = NULL;
     op.channels = NULL;
     return op;
@@ -85,14 +102,23 @@ static bool in_data(const td_model *model, uint32_t offset, uint32_t size)
     return offset <= model->data.size && size <= model->data.size - offset;
 }
 
+/* Constants of more than a byte are read in place. */
+static bool little_endian(void)
+{
+    const uint16_t one = 1;
+    return *(const uint8_t *)&one == 1;
+}
+
 static int check_tensors(const td_model *model)
 {
     for (uint32_t i = 0; i < model->n_tensors; i++) {
         const uint8_t *record = tensor_record(model, i);
-        uint32_t offset = td_get32(record), size = tensor_bytes(record);
+        uint32_t offset = td_get32(record), size = tensor_bytes(record), step = td_type_size(tensor_type(record));
         uint32_t limit = is_constant(record) ? model->data.size : model->arena_size;
-        if (size == 0 || size > TD_MAX_ARENA || td_get16(record + 10) > TENSOR_CONSTANT) return TD_E_FORMAT;
-        if (offset > limit || size > limit - offset) return TD_E_FORMAT;
+        if (size == 0 || size > TD_MAX_ARENA || record[10] > TENSOR_CONSTANT) return TD_E_FORMAT;
+        if (offset > limit || size > limit - offset || offset % step != 0) return TD_E_FORMAT;
+        if (step > 1 && !little_endian()) return TD_E_UNSUPPORTED;
+        if (is_constant(record) && (uintptr_t)model->data.data % step != 0) return TD_E_ARGUMENT;
     }
     return TD_OK;
 }
@@ -195,17 +221,24 @@ static bool good_terms(const td_model *model, uint32_t offset)
     return td_get_i32(terms) == INT32_MAX;
 }
 
-static int check_op(const td_model *model, const uint8_t *record)
+/* COPY and FILL, which take every type. */
+static bool good_move(const td_model *model, const uint8_t *record)
 {
-    if (record[1] >= model->n_tensors || record[2] >= model->n_tensors || record[3] >= model->n_tensors) {
-        return TD_E_FORMAT;
-    }
+    const uint8_t *in = tensor_record(model, record[1]), *out = tensor_record(model, record[3]);
+    if (td_get32(record + 24) != 0) return false;
+    if (record[0] == TD_OP_FILL) return td_get32(record + 20) == 0;
+    return tensor_type(in) == tensor_type(out)
+        && good_box(model, td_get32(record + 20), tensor_size(in), tensor_size(out));
+}
+
+static int check_int8(const td_model *model, const uint8_t *record)
+{
     td_tensor in = tensor_shape(model, record[1]), in_b = tensor_shape(model, record[2]);
     td_tensor out = tensor_shape(model, record[3]);
-    td_op op = read_op(record);
+    td_op op = read_op(record, TD_INT8);
     uint32_t channels = td_get32(record + 24);
     bool good, weightless = td_get32(record + 20) == 0;
-    if (is_constant(tensor_record(model, record[3]))) return TD_E_FORMAT;
+    if (in.type != TD_INT8) return TD_E_FORMAT;
     switch (op.kind) {
     case TD_OP_CONV:
     case TD_OP_DENSE:
@@ -219,15 +252,8 @@ static int check_op(const td_model *model, const uint8_t *record)
     case TD_OP_ADD:
     case TD_OP_SUB:
     case TD_OP_MUL:
-        good = weightless && spreads_to(&in, &out) && spreads_to(&in_b, &out) && good_channels(model, channels, 3);
-        break;
-    case TD_OP_COPY:
-        good = channels == 0
-            && good_box(model, td_get32(record + 20), tensor_bytes(tensor_record(model, record[1])),
-                        tensor_bytes(tensor_record(model, record[3])));
-        break;
-    case TD_OP_FILL:
-        good = weightless && channels == 0;
+        good = weightless && in_b.type == TD_INT8 && spreads_to(&in, &out) && spreads_to(&in_b, &out)
+            && good_channels(model, channels, 3);
         break;
     case TD_OP_MEAN:
         good = weightless && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
@@ -243,6 +269,20 @@ static int check_op(const td_model *model, const uint8_t *record)
         return TD_E_UNSUPPORTED;
     }
     return good && op.min <= op.max ? TD_OK : TD_E_FORMAT;
+}
+
+/* The type of the output says which kernels compute it. */
+static int check_op(const td_model *model, const uint8_t *record)
+{
+    if (record[1] >= model->n_tensors || record[2] >= model->n_tensors || record[3] >= model->n_tensors
+        || is_constant(tensor_record(model, record[3]))) {
+        return TD_E_FORMAT;
+    }
+    if (record[0] == TD_OP_COPY || record[0] == TD_OP_FILL) return good_move(model, record) ? TD_OK : TD_E_FORMAT;
+    switch (tensor_type(tensor_record(model, record[3]))) {
+    case TD_INT8: return check_int8(model, record);
+    default: return TD_E_UNSUPPORTED;
+    }
 }
 
 static int open_tail(td_model *model, const td_section *tail)
@@ -288,14 +328,19 @@ static int open_meta(td_model *model, const td_section *meta)
     model->ends_in_softmax = (flags & FLAG_SOFTMAX) != 0;
     model->embedding_scale = td_get_f32(bytes + 16);
     model->embedding_zero_point = td_get_i32(bytes + 20);
-    if (!(model->embedding_scale > 0.0f) || model->embedding_zero_point < -128 || model->embedding_zero_point > 127) {
-        return TD_E_FORMAT;
-    }
-    model->input_offset = td_get32(tensor_record(model, input));
-    model->input_size = tensor_bytes(tensor_record(model, input));
-    model->embedding_offset = td_get32(tensor_record(model, embedding));
-    model->embedding_size = tensor_bytes(tensor_record(model, embedding));
-    return TD_OK;
+    const uint8_t *from = tensor_record(model, input), *to = tensor_record(model, embedding);
+    model->input_offset = td_get32(from);
+    model->input_size = tensor_size(from);
+    model->input_bytes = tensor_bytes(from);
+    model->input_type = (uint8_t)tensor_type(from);
+    model->embedding_offset = td_get32(to);
+    model->embedding_size = tensor_size(to);
+    model->embedding_bytes = tensor_bytes(to);
+    model->embedding_type = (uint8_t)tensor_type(to);
+    int32_t zero_point = model->embedding_zero_point;
+    bool good = model->embedding_type == TD_INT8 ? zero_point >= -128 && zero_point <= 127 : zero_point == 0;
+    if (!(model->embedding_scale > 0.0f) || !good) return TD_E_FORMAT;
+    return model->n_tail == 0 || model->embedding_type == TD_INT8 ? TD_OK : TD_E_UNSUPPORTED;
 }
 
 /* A table of records of one size: their number, or TD_E_FORMAT. */
@@ -335,30 +380,39 @@ int td_model_open(td_model *model, const uint8_t *data, uint32_t size)
 
 /* ---------------------------------------------------------------------- run */
 
+static void run_int8(const td_op *op, const td_tensor *in, const td_tensor *in_b, const td_tensor *out)
+{
+    switch (op->kind) {
+    case TD_OP_CONV:
+    case TD_OP_DENSE: td_conv(op, in, out); break;
+    case TD_OP_DEPTHWISE: td_depthwise(op, in, out); break;
+    case TD_OP_ADD:
+        if (same_shape(in, out) && same_shape(in_b, out)) {
+            td_add(op, in, in_b, out);
+            break;
+        } /* fall through */
+    case TD_OP_SUB:
+    case TD_OP_MUL: td_combine(op, in, in_b, out); break;
+    case TD_OP_MEAN: td_mean(op, in, out); break;
+    case TD_OP_TABLE: td_table(op, in, out); break;
+    case TD_OP_SOFTMAX: td_softmax(op, in, out); break;
+    default: td_pool(op, in, out); break;
+    }
+}
+
 static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
 {
     td_tensor in = tensor_at(model, arena, record[1]), in_b = tensor_at(model, arena, record[2]);
     td_tensor out = tensor_at(model, arena, record[3]);
-    td_op op = read_op(record);
+    td_op op = read_op(record, out.type);
     op.weights = (const int8_t *)model->data.data + td_get32(record + 20);
     op.channels = model->data.data + td_get32(record + 24);
-    switch (op.kind) {
-    case TD_OP_CONV:
-    case TD_OP_DENSE: td_conv(&op, &in, &out); break;
-    case TD_OP_DEPTHWISE: td_depthwise(&op, &in, &out); break;
-    case TD_OP_ADD:
-        if (same_shape(&in, &out) && same_shape(&in_b, &out)) {
-            td_add(&op, &in, &in_b, &out);
-            break;
-        } /* fall through */
-    case TD_OP_SUB:
-    case TD_OP_MUL: td_combine(&op, &in, &in_b, &out); break;
-    case TD_OP_COPY: td_copy(&op, &in, &out); break;
-    case TD_OP_FILL: td_fill(&op, &out); break;
-    case TD_OP_MEAN: td_mean(&op, &in, &out); break;
-    case TD_OP_TABLE: td_table(&op, &in, &out); break;
-    case TD_OP_SOFTMAX: td_softmax(&op, &in, &out); break;
-    default: td_pool(&op, &in, &out); break;
+    if (op.kind == TD_OP_COPY) {
+        td_copy(&op, &in, &out);
+    } else if (op.kind == TD_OP_FILL) {
+        td_fill(&op, &out);
+    } else {
+        run_int8(&op, &in, &in_b, &out);
     }
 }
 

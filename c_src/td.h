@@ -279,6 +279,9 @@ int td_store_spare_slot(const td_store *store);
  */
 enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4, TD_MAX_ARENA = 0x800000 };
 
+/* What a tensor holds, in the machine's own byte order. */
+enum td_type { TD_INT8 = 0, TD_INT16 = 1, TD_FLOAT32 = 2 };
+
 enum td_activation { TD_ACT_NONE = 0, TD_ACT_RELU = 1 };
 
 /* One dense layer of the trainable tail: y = act(W x + b). */
@@ -300,10 +303,14 @@ typedef struct td_model {
     uint32_t n_tensors;
     uint32_t arena_size;        /* bytes that td_model_run needs, 16-byte multiple */
     uint32_t input_offset;      /* in the arena */
-    uint32_t input_size;        /* bytes: int8 values of the model input */
+    uint32_t input_size;        /* values of the model input */
+    uint32_t input_bytes;
     uint32_t embedding_offset;
-    uint32_t embedding_size;    /* bytes: int8 values of the tensor at the cut */
-    float embedding_scale;      /* real = scale * (int8 - zero_point) */
+    uint32_t embedding_size;    /* values of the tensor at the cut */
+    uint32_t embedding_bytes;
+    uint8_t input_type;         /* enum td_type */
+    uint8_t embedding_type;     /* with a tail: TD_INT8 */
+    float embedding_scale;      /* real = scale * (value - zero_point); 1 and 0 for TD_FLOAT32 */
     int32_t embedding_zero_point;
     uint32_t n_tail;            /* dense layers after the cut */
     bool ends_in_softmax;       /* the last layer feeds a softmax; false: its output is the result */
@@ -312,7 +319,9 @@ typedef struct td_model {
     uint32_t embedding_hash;    /* CRC-32 of the frozen part: binds packs to it; a tuned model keeps it, never 0 */
 } td_model;
 
-/* Full check of a .tdm: afterwards td_model_run cannot leave the arena or the file. */
+/* Full check of a .tdm: afterwards td_model_run cannot leave the arena or the file. `data` is 4-byte aligned when the
+ * model has constants of more than a byte (else TD_E_ARGUMENT). TD_E_UNSUPPORTED: an operator, or a type, that this
+ * core or this machine does not run. */
 int td_model_open(td_model *model, const uint8_t *data, uint32_t size);
 /* Frozen part: arena[input_offset..] -> arena[embedding_offset..]. The arena is 16-byte aligned and
  * at least arena_size bytes (TD_E_MEMORY). The input is overwritten. */

@@ -411,7 +411,7 @@ static int find_source(const td_commands *c, uint32_t source, td_section *found)
     if (source != TD_SOURCE_WEIGHTS && source != TD_SOURCE_EMBEDDING) return TD_E_RANGE;
     if (!c->has_model || (source == TD_SOURCE_EMBEDDING && !c->has_embedding)) return TD_E_STATE;
     found->data = source == TD_SOURCE_WEIGHTS ? NULL : c->tensors + c->model.embedding_offset;
-    found->size = source == TD_SOURCE_WEIGHTS ? weights_size(c) : c->model.embedding_size;
+    found->size = source == TD_SOURCE_WEIGHTS ? weights_size(c) : c->model.embedding_bytes;
     return TD_OK;
 }
 
@@ -439,17 +439,25 @@ static int read(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     return TD_OK;
 }
 
+/* The index of the largest of n values, the lowest one on a tie. */
+static uint32_t largest(const void *values, uint8_t type, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        bool larger = type == TD_INT8 ? ((const int8_t *)values)[i] > ((const int8_t *)values)[best]
+            : type == TD_INT16        ? ((const int16_t *)values)[i] > ((const int16_t *)values)[best]
+                                      : ((const float *)values)[i] > ((const float *)values)[best];
+        if (larger) best = i;
+    }
+    return best;
+}
+
 /* The class of an embedding: by the tail with the weights as they are now, or by the model's output itself. */
-static int classify(td_commands *c, const int8_t *embedding)
+static int classify(td_commands *c, const void *values)
 {
     const td_model *model = &c->model;
-    uint32_t best = 0;
-    if (model->n_tail == 0) {
-        for (uint32_t i = 1; i < model->embedding_size; i++) {
-            if (embedding[i] > embedding[best]) best = i;
-        }
-        return (int)best;
-    }
+    const int8_t *embedding = values;
+    if (model->n_tail == 0) return (int)largest(values, model->embedding_type, model->embedding_size);
     for (uint32_t i = 0; i < model->embedding_size; i++) {
         c->x[i] = model->embedding_scale * (float)(embedding[i] - model->embedding_zero_point);
     }
@@ -463,7 +471,7 @@ static int infer(td_commands *c)
     uint64_t start = c->board.ticks();
     int status = td_model_run(model, c->tensors, aligned(model->arena_size));
     if (status != TD_OK) return status;
-    int predicted = classify(c, (const int8_t *)(c->tensors + model->embedding_offset));
+    int predicted = classify(c, c->tensors + model->embedding_offset);
     c->infer_ticks = c->board.ticks() - start;
     c->has_embedding = true;
     return predicted;
@@ -480,12 +488,12 @@ static int input(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     if (!c->has_model) return TD_E_STATE;
     if (offset == 0) c->n_input = 0;
     if (offset != c->n_input) return TD_E_STATE;
-    if (bytes.len > c->model.input_size - offset) return TD_E_RANGE;
+    if (bytes.len > c->model.input_bytes - offset) return TD_E_RANGE;
     c->has_embedding = false;
     memcpy(c->tensors + c->model.input_offset + offset, bytes.value, bytes.len);
     c->n_input += (uint32_t)bytes.len;
     zcbor_uint32_put(out, c->n_input);
-    if (c->n_input < c->model.input_size) return TD_OK;
+    if (c->n_input < c->model.input_bytes) return TD_OK;
     c->n_input = 0;
     int predicted = infer(c);
     if (predicted < 0) return predicted;

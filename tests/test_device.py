@@ -370,8 +370,10 @@ def test_windows_of_the_wrong_size_or_type(host: device.Device) -> None:
         host.infer(window[:-1])
     with pytest.raises(BoardError, match="longer than the model's input"):
         host.infer(np.append(window, np.int8(0)))
-    with pytest.raises(DataError, match="int8"):
+    with pytest.raises(BoardError, match="longer than the model's input"):
         host.infer(window.astype(np.float32))
+    with pytest.raises(DataError, match="int8"):
+        host.infer(window.astype(np.float64))
     assert np.array_equal(host.embed(window), embeddings()[0])
 
 

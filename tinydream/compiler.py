@@ -5,6 +5,7 @@ Everything that a board would have to work out is worked out here and in `operat
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from .arena import Block, Plan, plan_arena
 from .errors import FormatError, UnsupportedModelError, UsageError
 from .files import write_sections
 from .graph import Operator, Tensor, read_bytes, read_graph
-from .model import Model, OperatorRow, TailLayer
-from .operators import ACTIVATIONS, COPIERS, RECORDERS, VIEWS, CheckedGraph, Record
+from .model import DTYPES, Model, OperatorRow, TailLayer, integer_range
+from .operators import ACTIVATIONS, CONVERSIONS, RULES, TO_INT8, VIEWS, CheckedGraph, Record, Rule
 
 __all__ = ["Compiler", "compile_model"]
 
@@ -102,6 +103,8 @@ class Compiler(CheckedGraph):
     def tail_layer(self, operator: Operator) -> TailLayer:
         """A dense layer as the trainer takes it."""
         source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
+        if (source.dtype, output.dtype) != ("INT8", "INT8"):
+            raise self.refuse(operator, f"only int8 layers train, not {source.dtype}. {TO_INT8}")
         weights, _ = self.weights(operator, 0)
         if weights.ndim != 2 or source.size != weights.shape[1] or output.size != weights.shape[0]:
             raise self.refuse(operator, "a trained layer must map one vector to one vector")
@@ -147,13 +150,28 @@ class Compiler(CheckedGraph):
         if operator.name in VIEWS:
             self.check_view(operator)
             return []
-        if operator.name in COPIERS:
-            return COPIERS[operator.name](self, operator)
-        if operator.name not in RECORDERS:
-            known = ", ".join(sorted([*RECORDERS, *VIEWS, *COPIERS]))
-            raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
-                              "these, or choose an earlier cut")  # fmt: skip
-        return [RECORDERS[operator.name](self, operator).lengthwise()]
+        return self.rule(operator)(self, operator)
+
+    def rule(self, operator: Operator) -> Rule:
+        """The operator's rule for the type of its tensors; refuses what there is none for."""
+        if not operator.outputs:
+            raise self.damaged(operator, "it has no output")
+        output = self.graph.tensors[operator.outputs[0]]
+        sources = [self.graph.tensors[i] for i in operator.inputs if i >= 0 and not self.is_constant(i)]
+        kind = output.dtype
+        if operator.name in CONVERSIONS:
+            kind = f"{self.tensor(operator, 0).dtype}->{kind}"
+        else:
+            self.same_type(operator, *(tensor for tensor in sources if tensor.dtype in DTYPES), output)
+        if (operator.name, kind) in RULES:
+            return RULES[operator.name, kind]
+        types = sorted(known for name, known in RULES if name == operator.name)
+        if types:
+            raise self.refuse(operator, f"not supported in {kind}, only in {', '.join(types)}. Convert the model to "
+                              f"one of these types, or choose an earlier cut. {TO_INT8}")  # fmt: skip
+        known = ", ".join(sorted({name for name, _ in RULES} | VIEWS))
+        raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
+                          "these, or choose an earlier cut")  # fmt: skip
 
     def compile(self, cut: str | int | None) -> Model:
         """With the dense layers after the cut as the trainable tail."""
@@ -162,7 +180,7 @@ class Compiler(CheckedGraph):
         return self.assemble(self.graph.inputs[0], at_cut, trained, softmax)
 
     def compile_whole(self) -> Model:
-        """From the first int8 tensor to the last: converters put a QUANTIZE and a DEQUANTIZE around them."""
+        """From the first integer to the last: converters put a QUANTIZE and a DEQUANTIZE around them."""
         source, result = self.graph.inputs[0], self.graph.outputs[0]
         readers = [operator for operator in self.graph.operators if source in operator.inputs]
         if len(readers) == 1 and readers[0].name == "QUANTIZE" and self.graph.tensors[source].dtype == "FLOAT32":
@@ -177,6 +195,8 @@ class Compiler(CheckedGraph):
         tail = tuple(self.tail_layer(operator) for operator in trained)
         source = self.activation(self.graph.tensors[at_start])
         embedding = self.activation(self.graph.tensors[at_cut])
+        input_scale, input_zero_point = _quantisation(source)
+        scale, zero_point = _quantisation(embedding)
         frozen = self.frozen_operators(at_start, at_cut)
         records: list[Record] = []
         rows: list[OperatorRow] = []
@@ -198,11 +218,13 @@ class Compiler(CheckedGraph):
             softmax=softmax is not None,
             cut=at_cut,
             input_shape=source.shape[1:],
-            input_scale=float(source.scales[0]),
-            input_zero_point=int(source.zero_points[0]),
+            input_dtype=DTYPES[source.dtype],
+            input_scale=input_scale,
+            input_zero_point=input_zero_point,
             embedding_shape=embedding.shape[1:],
-            embedding_scale=float(embedding.scales[0]),
-            embedding_zero_point=int(embedding.zero_points[0]),
+            output_dtype=DTYPES[embedding.dtype],
+            embedding_scale=scale,
+            embedding_zero_point=zero_point,
         )
 
     def row(self, operator: Operator, records: list[Record]) -> OperatorRow:
@@ -218,6 +240,15 @@ class Compiler(CheckedGraph):
         flash = _TAIL_RECORD_BYTES + layer.n_in * layer.n_out + 8 * layer.n_out
         shapes = (self.graph.tensors[layer.input].shape,), self.graph.tensors[layer.output].shape
         return OperatorRow(operator.index, operator.name, *shapes, layer.n_in * layer.n_out, flash, True)
+
+
+def _quantisation(tensor: Tensor) -> tuple[float, int]:
+    """Scale and zero point; what stands for them in a float32 tensor."""
+    return (float(tensor.scales[0]), int(tensor.zero_points[0])) if tensor.dtype != "FLOAT32" else (1.0, 0)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.size * DTYPES[tensor.dtype].itemsize
 
 
 # ------------------------------------------------------------------------ writer
@@ -250,7 +281,7 @@ class _Writer:
                     last[self.root(tensor)] = step
         last[self.root(self.embedding.index)] = len(self.records) + 1
         roots = list(first)
-        blocks = [Block(self.compiler.graph.tensors[root].size, first[root], last[root]) for root in roots]
+        blocks = [Block(_bytes(self.compiler.graph.tensors[root]), first[root], last[root]) for root in roots]
         plan = plan_arena(blocks)
         self.offsets = dict(zip(roots, plan.offsets, strict=True))
         return plan
@@ -264,7 +295,7 @@ class _Writer:
         content = self.compiler.graph.tensors[root]
         if not self.compiler.is_constant(tensor) or root in self.offsets:
             return
-        if content.data is None or len(content.data) != content.size or content.sparse:
+        if content.data is None or len(content.data) != _bytes(content) or content.sparse:
             raise FormatError(f"tensor {root} ({content.name}) does not hold {content.size} values")
         self.constants.add(root)
         self.offsets[root] = self.append(content.data)
@@ -282,8 +313,11 @@ class _Writer:
             return known[0]
         return self.view(tensor.index, self.compiler.any_view(tensor))
 
+    def type_of(self, root: int) -> int:
+        """enum td_type."""
+        return list(DTYPES).index(self.compiler.graph.tensors[root].dtype)
+
     def op(self, record: Record) -> bytes:
-        tensors = self.compiler.graph.tensors
         indices = [self.view(t, s) for t, s in zip((*record.inputs, record.output), record.views, strict=True)]
         second = indices[1] if len(record.inputs) == 2 else 0
         for tensor in record.inputs:
@@ -291,18 +325,26 @@ class _Writer:
         weights = channels = 0
         if record.weights is not None:
             weights = self.append(record.weights.tobytes())
-        if record.multipliers:
-            multipliers, shifts = zip(*record.multipliers, strict=True)
-            biases = (record.biases & 0xFFFFFFFF).astype("<u4").tobytes()
-            shifts_bytes = np.array(shifts, np.int8).tobytes()
-            channels = self.append(biases + np.array(multipliers, "<i4").tobytes() + shifts_bytes)
+        if record.channels:
+            channels = self.append(record.channels)
         return struct.pack(
-            "<4B2H4B2H4bII",
+            "<4B2H4B2H4sII",
             record.kind, indices[0], second, indices[-1],
             *record.taps, *record.stride, *record.dilation, *record.pad,
-            int(tensors[record.inputs[0]].zero_points[0]), int(tensors[record.output].zero_points[0]), *record.clamp,
-            weights, channels,
+            self.range(record), weights, channels,
         )  # fmt: skip
+
+    def range(self, record: Record) -> bytes:
+        """Zero points and the range of the output, in the form of the output's type."""
+        source, output = (self.compiler.graph.tensors[i] for i in (record.inputs[0], record.output))
+        if output.dtype == "FLOAT32":
+            limits = record.clamp or (-math.inf, math.inf)
+            return struct.pack("<I", self.append(struct.pack("<ff", *limits)))
+        low, high = map(int, record.clamp or integer_range(DTYPES[output.dtype]))
+        if output.dtype == "INT16":
+            return struct.pack("<hh", low, high)
+        zero_points = (int(tensor.zero_points[0]) if tensor.dtype == "INT8" else 0 for tensor in (source, output))
+        return struct.pack("<4b", *zero_points, low, high)
 
     def tail_record(self, layer: TailLayer) -> bytes:
         operator = self.compiler.graph.operators[layer.operator]
@@ -322,12 +364,10 @@ class _Writer:
         frozen_data = bytes(self.data)
         tail_records = b"".join(self.tail_record(layer) for layer in tail)
         ends = self.vector(self.source), self.vector(self.embedding)  # may add a view
-        quantisation = struct.pack(
-            "<fifi",
-            float(self.embedding.scales[0]), int(self.embedding.zero_points[0]),
-            float(self.source.scales[0]), int(self.source.zero_points[0]),
-        )  # fmt: skip
-        flags = {root: _CONSTANT if root in self.constants else 0 for root, *_ in self.views}
+        quantisation = struct.pack("<fifi", *_quantisation(self.embedding), *_quantisation(self.source))
+        flags = {
+            root: (_CONSTANT if root in self.constants else 0) | self.type_of(root) << 8 for root, *_ in self.views
+        }
         shapes = b"".join(struct.pack("<HHHH", *shape, flags[root]) for root, *shape in self.views)
         # Arena offsets stay out: a better plan computes the same embedding.
         embedding_hash = zlib.crc32(ops + frozen_data + shapes + struct.pack("<HH", *ends) + quantisation) or 1

@@ -291,15 +291,23 @@ class Device:
         return data
 
     def infer(self, window: npt.ArrayLike) -> Inference:
-        """Runs the whole model, with the weights as they are now, on one quantised window (int8, the model's input)."""
+        """Runs the whole model, with the weights as they are now, on one window: the model's input, in its type."""
         results = self._input(_window(window))
         return Inference(results[0], results[1], self.instructions(results[1]))
 
-    def embed(self, window: npt.ArrayLike) -> npt.NDArray[np.int8]:
-        """The tensor at the cut for one quantised window: int8 (embedding_size,)."""
+    def embed(self, window: npt.ArrayLike, dtype: npt.DTypeLike = np.int8) -> npt.NDArray[Any]:
+        """The tensor at the cut for one window in the model's own type: (embedding_size,).
+
+        `dtype` is the type of the result, Model.output_dtype; DataError when the bytes do not divide into it.
+        """
         self._input(_window(window))
-        embedding: npt.NDArray[np.int8] = np.frombuffer(self._read(_EMBEDDING), dtype=np.int8).copy()
-        return embedding
+        content = self._read(_EMBEDDING)
+        little = np.dtype(dtype).newbyteorder("<")
+        if len(content) % little.itemsize:
+            raise DataError(
+                f"the board's {len(content)} bytes are no {np.dtype(dtype)} values; give Model.output_dtype"
+            )
+        return np.frombuffer(content, little).astype(dtype)
 
     def classify(self, windows: npt.NDArray[np.int8], progress: Progress | None = None) -> npt.NDArray[np.int64]:
         """The classes (n,) of quantised windows (n, ...)."""
@@ -456,9 +464,12 @@ def _object(kind: str, allowed: tuple[str, ...]) -> int:
 
 def _window(window: npt.ArrayLike) -> bytes:
     values = np.asarray(window)
-    if values.dtype != np.int8:
-        raise DataError(f"a window must be int8 (Model.quantise makes it of real values), not {values.dtype}")
-    return values.tobytes()
+    if values.dtype not in (np.int8, np.int16, np.float32):
+        raise DataError(
+            f"a window must be int8, or what Model.input_dtype says (Model.quantise makes it of real values), "
+            f"not {values.dtype}"
+        )
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _parse_hello(reply: list[Any]) -> Hello:

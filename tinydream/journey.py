@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,11 +77,12 @@ def pull(device: Device, model: Model, tflite: bytes) -> bytes:
 def run(
     model: Model, inputs: npt.ArrayLike, device: Device | None = None, *, raw: bool = False,
     progress: Progress | None = None,
-) -> npt.NDArray[np.int8] | npt.NDArray[np.float32]:  # fmt: skip
+) -> npt.NDArray[Any]:  # fmt: skip
     """What `model` (compiled whole; else: its frozen part) makes of inputs (n, *model.input_shape).
 
-    On the host, or on `device`, to which the model is pushed. Real values in and float32 out; with `raw`, int8 in and
-    out. The result is (n, *model.embedding_shape). Raises DataError for another shape or type, or NaN.
+    On the host, or on `device`, to which the model is pushed. Real values in and float32 out; with `raw`, values of the
+    model's own types (Model.input_dtype, Model.output_dtype) in and out. The result is (n, *model.embedding_shape).
+    Raises DataError for another shape or type, or NaN.
     """
     values = np.asarray(inputs)
     if values.ndim == 0 or values.dtype.kind not in "fiub":
@@ -91,10 +93,10 @@ def run(
     else:
         rows = model.check_inputs(quantised)
         push(device, model)
-        outputs = np.empty((len(rows), model.embedding_size), np.int8)
+        outputs = np.empty((len(rows), model.embedding_size), model.output_dtype)
         for done, row in enumerate(rows):
-            outputs[done] = device.embed(row)
+            outputs[done] = device.embed(row, model.output_dtype)
             if progress is not None:
                 progress(done + 1, len(rows))
-    shaped: npt.NDArray[np.int8] = outputs.reshape(len(outputs), *model.embedding_shape)
+    shaped = outputs.reshape(len(outputs), *model.embedding_shape)
     return shaped if raw else model.dequantise(shaped)

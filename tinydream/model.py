@@ -23,6 +23,18 @@ from .graph import Graph
 __all__ = ["Model", "OperatorRow", "TailLayer"]
 
 Int8Array = npt.NDArray[np.int8]
+# What a tensor of a .tdm can hold, by the schema's name: in the order of enum td_type.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "FLOAT32": np.dtype(np.float32),
+}
+
+
+def integer_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Smallest and largest value of a signed integer type."""
+    half = 1 << (8 * dtype.itemsize - 1)
+    return -half, half - 1
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,8 @@ class TailLayer:
 class Model:
     """A compiled model. `tdm` is what a board holds; the rest says what is in it.
 
-    Shapes leave out the batch. Real values are scale * (int8 - zero point). A model compiled whole has no tail: its
-    embedding is the model's output.
+    Shapes leave out the batch. Real values are scale * (value - zero point); a float32 input or output has the scale 1
+    and the zero point 0. A model compiled whole has no tail: its embedding is the model's output.
     """
 
     tdm: bytes = field(repr=False)
@@ -73,9 +85,11 @@ class Model:
     softmax: bool  # the tail's last layer feeds a softmax
     cut: int  # tensor index
     input_shape: tuple[int, ...]
+    input_dtype: np.dtype[Any]
     input_scale: float
     input_zero_point: int
     embedding_shape: tuple[int, ...]
+    output_dtype: np.dtype[Any]  # of the embedding
     embedding_scale: float
     embedding_zero_point: int
 
@@ -86,12 +100,12 @@ class Model:
 
     @property
     def input_size(self) -> int:
-        """Number of int8 values of one input."""
+        """Number of values of one input."""
         return math.prod(self.input_shape)
 
     @property
     def embedding_size(self) -> int:
-        """Number of int8 values of the tensor at the cut."""
+        """Number of values of the tensor at the cut."""
         return math.prod(self.embedding_shape)
 
     @property
@@ -123,19 +137,22 @@ class Model:
         """One row for each operator, in the order in which they run."""
         return self.rows
 
-    def quantise(self, values: npt.ArrayLike, source: str = "the input") -> Int8Array:
-        """Real inputs as int8 at the model's input scale, rounded half to even and clamped; any shape.
+    def quantise(self, values: npt.ArrayLike, source: str = "the input") -> npt.NDArray[Any]:
+        """Real inputs as Model.input_dtype: integers at the input's scale, rounded half to even and clamped; any shape.
 
         Raises DataError naming `source` for NaN or infinite values.
         """
-        scaled = np.rint(np.asarray(values, np.float32) / np.float32(self.input_scale)) + self.input_zero_point
-        if not np.isfinite(scaled).all():
+        real = np.asarray(values, np.float32)
+        if not np.isfinite(real).all():
             raise DataError(f"{source} holds NaN or infinite values; clean them before they are quantised")
-        quantised: Int8Array = np.clip(scaled, -128, 127).astype(np.int8)
+        if self.input_dtype.kind == "f":
+            return real
+        scaled = np.rint(real / np.float32(self.input_scale)) + self.input_zero_point
+        quantised: npt.NDArray[Any] = np.clip(scaled, *integer_range(self.input_dtype)).astype(self.input_dtype)
         return quantised
 
-    def dequantise(self, embeddings: Int8Array) -> npt.NDArray[np.float32]:
-        """The real values, float32, of int8 embeddings (or outputs of a whole model) of any shape."""
+    def dequantise(self, embeddings: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The real values, float32, of embeddings (or outputs of a whole model) of any shape."""
         steps = embeddings.astype(np.float32) - np.float32(self.embedding_zero_point)
         return (steps * np.float32(self.embedding_scale)).astype(np.float32)
 
@@ -147,33 +164,33 @@ class Model:
         _native.check(_native.lib.td_model_open(handle, data, len(self.tdm)), "opening the compiled model")
         return handle
 
-    def check_inputs(self, x: npt.ArrayLike) -> Int8Array:
-        """int8 inputs (n, *input_shape) as rows (n, input_size); dimensions of 1 may be left out or added.
+    def check_inputs(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Inputs (n, *input_shape) of input_dtype as rows (n, input_size); dimensions of 1 may be left out or added.
 
         DataError when the shape or the type differs.
         """
         inputs = np.asarray(x)
-        if inputs.dtype != np.int8 or inputs.ndim == 0 or not _same_shape(inputs.shape[1:], self.input_shape):
+        if inputs.dtype != self.input_dtype or inputs.ndim == 0 or not _same_shape(inputs.shape[1:], self.input_shape):
             raise DataError(
-                f"the model needs int8 inputs of shape (n, {', '.join(map(str, self.input_shape))}), "
-                f"not {inputs.dtype} {inputs.shape}. Model.quantise makes int8 of real values"
+                f"the model needs {self.input_dtype} inputs of shape (n, {', '.join(map(str, self.input_shape))}), "
+                f"not {inputs.dtype} {inputs.shape}. Model.quantise makes {self.input_dtype} of real values"
             )
         return np.ascontiguousarray(inputs).reshape(len(inputs), self.input_size)
 
-    def embed(self, x: npt.ArrayLike, progress: Callable[[int, int], None] | None = None) -> Int8Array:
-        """Runs the frozen part on int8 inputs.
+    def embed(self, x: npt.ArrayLike, progress: Callable[[int, int], None] | None = None) -> npt.NDArray[Any]:
+        """Runs the frozen part.
 
-        `x` is (n, *input_shape) int8, dimensions of 1 may be left out or added; the result is
-        (n, embedding_size) int8, the same bytes that LiteRT's reference kernels give for the tensor at the cut.
-        DataError when the shape or the type differs.
+        `x` is (n, *input_shape) of input_dtype, dimensions of 1 may be left out or added; the result is
+        (n, embedding_size) of output_dtype, for integers the same bytes that LiteRT's reference kernels give for the
+        tensor at the cut. DataError when the shape or the type differs.
         """
         rows = self.check_inputs(x)
-        embeddings = np.empty((len(rows), self.embedding_size), np.int8)
+        embeddings = np.empty((len(rows), self.embedding_size), self.output_dtype)
         # int64 gives the alignment that the core asks for.
         arena = np.zeros(max(2, -(-self.arena_size // 8)), np.int64).view(np.int8)
         model, memory = self.native, _native.ffi.from_buffer("uint8_t[]", arena)
-        source = arena[model.input_offset :][: self.input_size]
-        result = arena[model.embedding_offset :][: self.embedding_size]
+        source = arena[model.input_offset :][: model.input_bytes].view(self.input_dtype)
+        result = arena[model.embedding_offset :][: model.embedding_bytes].view(self.output_dtype)
         for done, row in enumerate(rows):
             source[:] = row
             _native.check(_native.lib.td_model_run(model, memory, arena.size), "running the model")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,20 @@ from . import fixedpoint
 from .errors import FormatError, UnsupportedModelError
 from .fixedpoint import quantize_multiplier
 from .graph import Graph, Operator, Tensor
-from .model import Int8Array
+from .model import DTYPES, Int8Array, integer_range
 
-__all__ = ["ACTIVATIONS", "COPIERS", "RECORDERS", "VIEWS", "CheckedGraph", "Record"]
+__all__ = [
+    "ACTIVATIONS",
+    "CONVERSIONS",
+    "RULES",
+    "TO_INT8",
+    "VIEWS",
+    "CheckedGraph",
+    "Record",
+    "Rule",
+    "channel_rows",
+    "single",
+]
 
 _CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _ADD, _MEAN, _DENSE, _TABLE, _SOFTMAX = range(1, 10)
 _SUB, _MUL, _COPY, _FILL = range(10, 14)
@@ -29,6 +40,11 @@ _SAME = 0  # the schema's Padding.SAME
 
 # Operators that only rename the shape: their output is their first input.
 VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+
+TO_INT8 = (
+    "Convert with a representative dataset, TFLITE_BUILTINS_INT8, and inference_input_type = inference_output_type = "
+    "tf.int8"
+)
 
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
 
@@ -45,10 +61,9 @@ class Record:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pad: tuple[int, int] = (0, 0)
-    clamp: tuple[int, int] = (-128, 127)
+    clamp: tuple[float, float] | None = None  # None: the whole range of the output's type
     weights: Int8Array | None = None
-    biases: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    multipliers: Sequence[tuple[int, int]] = ()
+    channels: bytes = b""  # channel rows, as the .tdm has them
     macs: int = 0
 
     def lengthwise(self) -> Record:
@@ -62,7 +77,14 @@ class Record:
     def flash(self) -> int:
         """Bytes in the .tdm."""
         weights = 0 if self.weights is None else self.weights.size
-        return RECORD_BYTES + weights + 9 * len(self.multipliers)
+        return RECORD_BYTES + weights + len(self.channels)
+
+
+def channel_rows(biases: npt.ArrayLike, multipliers: Sequence[tuple[int, int]], bias: str = "<i4") -> bytes:
+    """Biases (modulo their type), then multipliers, then shifts: how every integer kernel takes them."""
+    values, shifts = np.array(multipliers, np.int64).reshape(-1, 2).T
+    wrapped = np.asarray(biases, np.int64).astype("<i8").view("<u8").astype(bias.replace("i", "u"))
+    return wrapped.tobytes() + values.astype("<i4").tobytes() + shifts.astype(np.int8).tobytes()
 
 
 class CheckedGraph:
@@ -111,23 +133,30 @@ class CheckedGraph:
         return self.graph.tensors[operator.outputs[0]]
 
     def activation(self, tensor: Tensor) -> Tensor:
-        """The same tensor, once it is known to be int8 with one scale and a fixed shape."""
+        """The same tensor, once its type is known to be one of DTYPES, with one scale, and its shape to be fixed."""
         where = f"tensor {tensor.index} ({tensor.name})"
-        if tensor.dtype != "INT8":
-            raise UnsupportedModelError(
-                f"{where} is {tensor.dtype}; only fully int8 models are supported. Convert with a representative "
-                "dataset, TFLITE_BUILTINS_INT8, and inference_input_type = inference_output_type = tf.int8"
-            )
+        if tensor.dtype not in DTYPES:
+            raise UnsupportedModelError(f"{where} is {tensor.dtype}; supported are {', '.join(DTYPES)}. {TO_INT8}")
         if any(n <= 0 for n in tensor.shape) or any(n < 0 for n in tensor.signature[1:]):
             raise UnsupportedModelError(
                 f"{where} has the dynamic shape {tensor.signature}; convert the model with a fixed input shape"
             )
+        if tensor.dtype == "FLOAT32":
+            return tensor
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
             raise UnsupportedModelError(f"{where} needs one scale and one zero point, has {len(tensor.scales)}")
         scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
-        if not (0 < scale < math.inf) or not -128 <= zero_point <= 127:
+        lowest, highest = integer_range(DTYPES[tensor.dtype])
+        if not (0 < scale < math.inf) or not lowest <= zero_point <= highest:
             raise FormatError(f"{where}: scale {scale} and zero point {zero_point} are out of range")
+        if tensor.dtype == "INT16" and zero_point != 0:
+            raise UnsupportedModelError(f"{where}: int16 values need the zero point 0, not {zero_point}")
         return tensor
+
+    def same_type(self, operator: Operator, *tensors: Tensor) -> None:
+        """Refuses an operator that mixes types."""
+        if len({tensor.dtype for tensor in tensors}) > 1:
+            raise self.refuse(operator, f"it mixes {' and '.join(tensor.dtype for tensor in tensors)}")
 
     def view(self, operator: Operator, tensor: Tensor) -> tuple[int, int, int]:
         """An activation as height, width, channels; the batch must be 1."""
@@ -146,13 +175,14 @@ class CheckedGraph:
         return int(tensor.zero_points[0]) + int(math.copysign(math.floor(abs(steps) + 0.5), steps))
 
     def clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
-        """Output range of the fused activation."""
+        """Output range of the fused activation, for integers."""
         name = ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]), "unknown")
         ranges = {"NONE": (-math.inf, math.inf), "RELU": (0, math.inf), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}
         if name not in ranges:
             raise self.refuse(operator, f"the fused activation {name} is not supported; use NONE, RELU or RELU6")
         low, high = (self.steps(output, limit) for limit in ranges[name])
-        return max(-128, min(low, 127)), max(-128, min(high, 127))
+        lowest, highest = integer_range(DTYPES[output.dtype])
+        return max(lowest, min(low, highest)), max(lowest, min(high, highest))
 
     def weights(self, operator: Operator, axis: int) -> tuple[Int8Array, npt.NDArray[np.float32]]:
         """int8 weights and one scale for each output channel, which `axis` counts."""
@@ -210,7 +240,10 @@ class CheckedGraph:
         return [int(value) for value in np.frombuffer(tensor.data, "<i4")]
 
     def same_scale(self, operator: Operator, source: Tensor, output: Tensor) -> None:
-        """Refuses an operator that would have to rescale."""
+        """Refuses an operator that would have to rescale, or to convert."""
+        self.same_type(operator, source, output)
+        if source.dtype == "FLOAT32":
+            return
         if source.scales[0] != output.scales[0] or source.zero_points[0] != output.zero_points[0]:
             raise self.refuse(operator, "it changes the scale")
 
@@ -226,6 +259,7 @@ class CheckedGraph:
 
 
 _Recorder = Callable[[CheckedGraph, Operator], Record]
+Rule = Callable[[CheckedGraph, Operator], list[Record]]
 
 
 def _window(checked: CheckedGraph, operator: Operator, taps: tuple[int, int]) -> dict[str, Any]:
@@ -292,8 +326,10 @@ def _conv(checked: CheckedGraph, operator: Operator) -> Record:
         kind=_CONV,
         **window,
         weights=weights,
-        biases=_folded(checked.biases(operator, n), weights, source),
-        multipliers=_scaled(checked, operator, _channel_scales(source, scales, output)),
+        channels=channel_rows(
+            _folded(checked.biases(operator, n), weights, source),
+            _scaled(checked, operator, _channel_scales(source, scales, output)),
+        ),
         macs=out_h * out_w * weights.size,
     )
 
@@ -312,8 +348,10 @@ def _depthwise(checked: CheckedGraph, operator: Operator) -> Record:
         kind=_DEPTHWISE,
         **window,
         weights=by_channel,
-        biases=_folded(checked.biases(operator, n), by_channel, source),
-        multipliers=_scaled(checked, operator, _channel_scales(source, scales, output)),
+        channels=channel_rows(
+            _folded(checked.biases(operator, n), by_channel, source),
+            _scaled(checked, operator, _channel_scales(source, scales, output)),
+        ),
         macs=out_h * out_w * weights.size,
     )
 
@@ -339,8 +377,10 @@ def _fully_connected(checked: CheckedGraph, operator: Operator) -> Record:
         views=((1, rows, depth), (1, rows, n)),
         clamp=checked.clamp(operator, output),
         weights=weights,
-        biases=_folded(checked.biases(operator, n), weights, source),
-        multipliers=_scaled(checked, operator, _channel_scales(source, scales, output)),
+        channels=channel_rows(
+            _folded(checked.biases(operator, n), weights, source),
+            _scaled(checked, operator, _channel_scales(source, scales, output)),
+        ),
         macs=rows * weights.size,
     )
 
@@ -363,6 +403,7 @@ def _combine(kind: int) -> _Recorder:
 
     def record(checked: CheckedGraph, operator: Operator) -> Record:
         a, b, output = checked.tensor(operator, 0), checked.tensor(operator, 1), checked.output(operator)
+        checked.same_type(operator, a, b, output)
         views = tuple(checked.view(operator, tensor) for tensor in (a, b, output))
         if any(n != max(m) or min(m) not in (1, n) for *m, n in zip(*views, strict=True)):
             raise checked.damaged(operator, "its shapes do not go together")
@@ -379,8 +420,9 @@ def _combine(kind: int) -> _Recorder:
             output=output.index,
             views=views,
             clamp=checked.clamp(operator, output),
-            biases=np.array([-int(a.zero_points[0]), -int(b.zero_points[0]), 0], np.int64),
-            multipliers=_scaled(checked, operator, real),
+            channels=channel_rows(
+                [-int(a.zero_points[0]), -int(b.zero_points[0]), 0], _scaled(checked, operator, real)
+            ),
         )
 
     return record
@@ -406,8 +448,7 @@ def _mean(checked: CheckedGraph, operator: Operator) -> Record:
         inputs=(source.index,),
         output=output.index,
         views=((h, w, depth), (1, 1, depth)),
-        biases=np.array([-int(source.zero_points[0]) * n], np.int64),
-        multipliers=[((multiplier << lift) // n, shift - lift)],
+        channels=channel_rows([-int(source.zero_points[0]) * n], [((multiplier << lift) // n, shift - lift)]),
     )
 
 
@@ -500,7 +541,7 @@ def _softmax(checked: CheckedGraph, operator: Operator) -> Record:
     )
 
 
-RECORDERS: dict[str, _Recorder] = {
+_INT8: dict[str, _Recorder] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": _fully_connected,
@@ -511,7 +552,6 @@ RECORDERS: dict[str, _Recorder] = {
     "MUL": _combine(_MUL),
     "MEAN": _mean,
     "SOFTMAX": _softmax,
-    "QUANTIZE": _unary(_rescaled),
     "RELU": _unary(_rectified(0, math.inf)),
     "RELU6": _unary(_rectified(0, 6)),
     "LEAKY_RELU": _unary(_leaky_relu),
@@ -659,10 +699,29 @@ def _strided_slice(checked: CheckedGraph, operator: Operator) -> list[Record]:
     return [_copy(checked, operator, source, output, counts, _Path(first, tuple(steps)), _Path(0, _steps(counts)))]
 
 
-COPIERS: dict[str, Callable[[CheckedGraph, Operator], list[Record]]] = {
+_MOVES: dict[str, Rule] = {
     "CONCATENATION": _concatenation,
     "SPLIT": _split,
     "PAD": _pad,
     "TRANSPOSE": _transpose,
     "STRIDED_SLICE": _strided_slice,
+}
+
+
+# ------------------------------------------------------------------- all of them
+
+
+def single(recorder: _Recorder) -> Rule:
+    """The rule of an operator that is one record, laid out for long inner loops."""
+    return lambda checked, operator: [recorder(checked, operator).lengthwise()]
+
+
+# Those whose input and output may differ in type.
+CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
+
+# By name and type: that of the output, or "input->output" for CONVERSIONS.
+RULES: dict[tuple[str, str], Rule] = {
+    **{(name, "INT8"): single(recorder) for name, recorder in _INT8.items()},
+    **{(name, dtype): rule for name, rule in _MOVES.items() for dtype in DTYPES},
+    ("QUANTIZE", "INT8->INT8"): single(_unary(_rescaled)),
 }

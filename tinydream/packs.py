@@ -278,10 +278,10 @@ def published_size(table: Table, *, method: str = "entrogede", patience: int = 0
     return (int(result.size_bits) + 7) // 8 + (int(d) * width + 7) // 8 + (int(n) if table.n_classes > 1 else 0)
 
 
-def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:
-    """The table's rows as inputs of `model`, (n, *input_shape) int8.
+def model_inputs(table: Table, model: Model) -> npt.NDArray[Any]:
+    """The table's rows as inputs of `model`, (n, *input_shape) of Model.input_dtype.
 
-    int8 values are taken as quantised already; all others are real numbers and quantised with the scale of the
+    Values of that type are taken as quantised already; all others are real numbers and quantised with the scale of the
     model's input. Raises DataError when a row does not have as many values as an input.
     """
     flat = table.flat()
@@ -291,7 +291,8 @@ def model_inputs(table: Table, model: Model) -> npt.NDArray[np.int8]:
             f"as {model.input_shape}"
         )
     shaped = flat.reshape(len(flat), *model.input_shape)
-    return shaped if shaped.dtype == np.int8 else model.quantise(shaped, table.source)
+    quantised = shaped.dtype == model.input_dtype and shaped.dtype.kind == "i"
+    return shaped if quantised else model.quantise(shaped, table.source)
 
 
 def check_classes(table: Table, model: Model) -> None:
