@@ -217,6 +217,20 @@ static bool check_keys(const td_pack *pack, td_part *part)
 
 /* -------------------------------------------------------------------- open */
 
+/* The schema says that rows are images, and so the section is there, or neither. */
+static int read_image(td_pack *pack, bool promised)
+{
+    td_section image;
+    bool found = td_file_section(&pack->file, TD_PACK_IMAGE, &image) == TD_OK;
+    pack->image = found ? image.data : NULL;
+    if (found != promised) return TD_E_FORMAT;
+#if TD_IMAGES
+    return found ? td_image_check(image.data, image.size, pack->n_features) : TD_OK;
+#else
+    return found ? TD_E_UNSUPPORTED : TD_OK;
+#endif
+}
+
 static int read_schema(td_pack *pack)
 {
     td_section schema;
@@ -233,13 +247,13 @@ static int read_schema(td_pack *pack)
     pack->scale = td_get_f32(p + 20);
     pack->zero_point = td_get_i32(p + 24);
     pack->model_hash = td_get32(p + 28);
-    if (p[15] != 0 || td_get32(p + 32) != 0) return TD_E_FORMAT;
+    if (p[15] != 0 || td_get32(p + 32) > 1) return TD_E_FORMAT;
     if (pack->n_rows == 0 || pack->n_rows > 0x0FFFFFFFu || pack->n_samples == 0 || pack->n_samples > pack->n_rows ||
         pack->n_features == 0 || pack->n_features > TD_MAX_FEATURES || pack->n_classes == 0 ||
         pack->n_classes > TD_MAX_CLASSES || pack->n_parts == 0 || pack->width == 0 || pack->width > TD_MAX_WIDTH)
         return TD_E_FORMAT;
     if (!(pack->scale > 0.0f) || pack->scale > 1e30f) return TD_E_FORMAT; /* also refuses NaN */
-    return TD_OK;
+    return read_image(pack, td_get32(p + 32) != 0);
 }
 
 /* The bits behind a block's last, up to its byte's end, are zero. */
@@ -414,6 +428,9 @@ int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
         uint32_t offset = part->offsets ? td_read_bits(part->offsets, f * width, width) : 0u;
         values[f] = (int32_t)((uint32_t)values[f] + (uint32_t)pack->minimum + offset);
     }
+#if TD_IMAGES
+    if (pack->image) td_image_inverse(pack->image, values);
+#endif
     if (label) *label = part->header.label;
     return TD_OK;
 }

@@ -435,9 +435,23 @@ int td_encode_keys(const uint32_t *rows, const uint64_t *keys, uint32_t n_rows, 
 /* The header as the parts section has it: TD_PART_RECORD bytes. */
 void td_encode_part_record(const td_part_header *header, uint8_t *out);
 
+/* image.c: rows that are images. Such a pack has an image section (docs/SPEC.md, "Image"), stores what
+ * td_image_forward makes of the pixels, and td_pack_row gives pixels. Both work in place on a row of
+ * height * width * channels values (y, x, channel) and need a section that td_image_check took. Without
+ * TD_IMAGE_QUANTISED the inverse gives exactly the values that the forward transform got, whatever they are. */
+enum td_image_flag {
+    TD_IMAGE_COLOUR = 1,        /* three channels, by YCoCg-R */
+    TD_IMAGE_DCT = 2,           /* the 8 x 8 DCT of each whole tile and channel, by lifting */
+    TD_IMAGE_QUANTISED = 4      /* its coefficients are divided by steps and rounded */
+};
+/* TD_E_FORMAT unless these are the bytes of an image section for rows of n_features values. */
+int td_image_check(const uint8_t *image, uint32_t size, uint32_t n_features);
+void td_image_forward(const uint8_t *image, int32_t *values);
+void td_image_inverse(const uint8_t *image, int32_t *values);
+
 /* decode.c */
 enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
-                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6 };
+                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_IMAGE = 9 };
 enum td_pack_schema_size { TD_PACK_SCHEMA_SIZE = 36 };
 
 /* A part, ready for row access. */
@@ -473,6 +487,7 @@ typedef struct td_pack {
     int32_t zero_point;
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
     float total_weight;         /* of the condensed set */
+    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
     const uint8_t *parts;
     td_section data;
     const uint8_t *starts;      /* bit i: row i begins a sample */

@@ -22,4 +22,9 @@
 #endif
 #endif
 
+/* 0: packs of images are refused (TD_E_UNSUPPORTED), and the transform takes no flash. */
+#ifndef TD_IMAGES
+#define TD_IMAGES 1
+#endif
+
 #endif /* TD_CONFIG_H */

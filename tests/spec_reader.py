@@ -139,12 +139,66 @@ def read_part(data: bytes, record: bytes, n_features: int, width: int) -> tuple[
     return rows, label, block.end()
 
 
+def signed(value: int) -> int:
+    return (value + 2**31) % 2**32 - 2**31
+
+
+ROTATIONS = ((815, 1567), (1243, 2276), (403, 799))
+LINE = ((0, 7), (1, 6), (2, 5), (3, 4), (0, 3), (1, 2), (0, 1), (3, 2, 1), (4, 7, 2), (5, 6, 3), (4, 6), (5, 7), (5, 4))
+
+
+def undo_line(values: list[int], at: list[int]) -> None:
+    for x, y, *rotation in reversed(LINE):
+        i, j = at[x], at[y]
+        if not rotation:
+            mean, difference = values[i], values[j]
+            values[j] = signed(mean - (difference >> 1))
+            values[i] = signed(values[j] + difference)
+        else:
+            p, u = ROTATIONS[rotation[0] - 1]
+            for target, source, factor in ((i, j, -p), (j, i, u), (i, j, -p)):
+                part = signed(values[source] * abs(factor) + 2048) >> 12
+                values[target] = signed(values[target] + (part if factor > 0 else -part))
+
+
+def read_image(section: bytes, row: list[int]) -> list[int]:
+    """Pixels of a stored row."""
+    height, width, channels, flags, zero, lowest, highest = struct.unpack_from("<HHBBHii", section)
+    assert zero == 0 and flags < 8 and height * width * channels == len(row)
+    steps = struct.unpack_from(f"<{(len(section) - 16) // 2}H", section, 16)
+    assert len(steps) == (0 if not flags & 4 else 128 if channels > 1 else 64) and all(steps)
+    values = []
+    for i, value in enumerate(row):
+        y, x, c = i // channels // width, i // channels % width, i % channels
+        inside = flags & 2 and y < height // 8 * 8 and x < width // 8 * 8
+        if (flags & 1 and c) or (inside and (y % 8 or x % 8)):
+            stored = value % 2**32
+            value = -(stored >> 1) - 1 if stored & 1 else stored >> 1
+        if inside and steps:
+            value *= steps[64 * (c > 0) + 8 * (y % 8) + x % 8]
+        values.append(signed(value))
+    for top in range(0, height // 8 * 8 if flags & 2 else 0, 8):
+        for left in range(0, width // 8 * 8, 8):
+            for c in range(channels):
+                tile = [[((top + y) * width + left + x) * channels + c for x in range(8)] for y in range(8)]
+                for i in range(8):
+                    undo_line(values, [tile[y][i] for y in range(8)])
+                for i in range(8):
+                    undo_line(values, tile[i])
+    for i in range(0, len(values) if flags & 1 else 0, 3):
+        luma, orange, green = values[i : i + 3]
+        middle = signed(luma - (green >> 1))
+        blue = signed(middle - (orange >> 1))
+        values[i : i + 3] = signed(blue + orange), signed(green + middle), blue
+    return [min(max(value, lowest), highest) for value in values] if steps else values
+
+
 def read_tdz(file: bytes) -> SpecPack:
     sections = read_sections(file, b"TDZ1")
     n_rows, n_samples, n_features, n_classes, n_parts, width, zero, minimum, scale, zero_point, model_hash, zero_too = (
         struct.unpack("<IIHHHBBifiII", sections[1])
     )
-    assert zero == zero_too == 0 and len(sections[2]) == 16 * n_parts
+    assert zero == 0 and zero_too == (9 in sections) and len(sections[2]) == 16 * n_parts
     rows: list[list[int]] = []
     labels: list[int] = []
     first_rows, at = [], 0
@@ -156,6 +210,8 @@ def read_tdz(file: bytes) -> SpecPack:
         rows += [[(minimum + value + 2**31) % 2**32 - 2**31 for value in row] for row in stored]
         labels += [label] * len(stored)
     assert at == len(sections[3]) and len(rows) == n_rows and max(labels) < n_classes
+    if 9 in sections:
+        rows = [read_image(sections[9], row) for row in rows]
 
     block = Block(sections[4], 0)
     starts = [i for i in range(n_rows) if block.field(1)]

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "read": "table", "Table": "table", "table_from_arrays": "table",
     "reduce": "reduction", "WeightedSamples": "reduction",
+    "ImageOptions": "images", "read_images": "images",
     "pack": "packs", "open_pack": "packs", "Pack": "packs",
     "compile_model": "compiler", "Model": "model",
     "board": "boards", "Board": "boards",
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from .device import connect as connect
     from .errors import TinyDreamError as TinyDreamError
     from .export import export_trainable as export_trainable
+    from .images import ImageOptions as ImageOptions
+    from .images import read_images as read_images
     from .journey import emulate as emulate
     from .journey import evaluate as evaluate
     from .journey import pull as pull

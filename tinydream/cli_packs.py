@@ -28,6 +28,13 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("-o", "--output", required=True, help="the .tdz")
+    images = made.add_argument_group("images (a folder of folders of them, or --images)")
+    images.add_argument("--images", action="store_true", help="rows are images: (n, height, width) or (.., channels)")
+    images.add_argument("--tile", type=int, metavar="N", help="cut the images of a folder into squares of this side")
+    images.add_argument("--quality", type=int, help="1 to 100: round DCT coefficients as JPEG does (lossy)")
+    images.add_argument("--no-colour-transform", action="store_true", help="leave red, green and blue as they are")
+    images.add_argument("--no-dct", action="store_true", help="store pixels, not coefficients of 8 x 8 tiles")
+    images.add_argument("--no-class-wise", action="store_true", help="one bit plan for all classes")
 
     made = command("inspect", _inspect, "Say what is in a .tdz: schema, bit plan, sizes beside other compressors.")
     made.add_argument("pack", help="the .tdz")
@@ -68,11 +75,11 @@ def _pack(options: argparse.Namespace) -> None:
     from .reduction import LARGE
 
     shown = console(options)
-    table = read_source(options)
+    table, images = _read_rows(options)
     model = compile_model(Path(options.through), options.cut) if options.through else None
     packed = pack(
         table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
-        seed=options.seed, progress=shown.progress,
+        seed=options.seed, images=images, progress=shown.progress,
     )  # fmt: skip
     shown.close()
     if len(table) > LARGE and options.method == "variance":
@@ -80,11 +87,29 @@ def _pack(options: argparse.Namespace) -> None:
     packed.save(options.output)
     size, raw = len(packed.data), packed.raw_float32_size
     facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,
-             "bytes_raw_float32": raw, "sections": packed.sections()}  # fmt: skip
+             "bytes_raw_float32": raw, "sections": packed.sections(), "psnr": packed.psnr}  # fmt: skip
+    lost = [] if packed.psnr is None else [f"not as they were: {packed.psnr:.2f} dB PSNR at quality {options.quality}"]
     answer(options, facts, [
         f"{options.output}: {len(packed)} rows x {packed.n_features}, {packed.n_samples} condensed samples, "
-        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)"
+        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)", *lost
     ])  # fmt: skip
+
+
+def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The table, and how to pack it when its rows are images (else None)."""
+    from .images import ImageOptions, holds_images, read_images
+
+    chosen = ImageOptions(
+        False if options.no_colour_transform else None, False if options.no_dct else None,
+        not options.no_class_wise, options.quality,
+    )  # fmt: skip
+    if holds_images(options.source):
+        names = options.classes.split(",") if options.classes else None
+        table = read_images(options.source, tile=options.tile, classes=names)
+        return table, None if options.through else chosen
+    if not options.images and (options.tile or chosen != ImageOptions()):
+        raise UsageError("options of images, but the rows are none; give a folder of folders of images, or --images")
+    return read_source(options), chosen if options.images else None
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,11 +102,18 @@ def _letter(plan: BitPlan, feature: int, at: int) -> str:
 
 def native_rows(pack: Pack) -> bytes:
     """Row by row, each stored feature in the narrowest type that holds it, then the class if there is one."""
-    columns = [column.astype(np.min_scalar_type(column.max())) for column in pack.stored(slice(None)).T]
+    rows: npt.NDArray[Any] = pack.stored(slice(None)) if pack.image_shape is None else _pixels(pack)
+    columns = [column.astype(np.min_scalar_type(column.max())) for column in rows.T]
     if pack.n_classes > 1:
         classes = pack.labels
         columns.append(classes.astype(np.min_scalar_type(classes.max())))
     return bytes(np.rec.fromarrays(columns).tobytes())
+
+
+def _pixels(pack: Pack) -> npt.NDArray[np.int64]:
+    """Pixels of images less their smallest: stored are their coefficients."""
+    pixels = pack[:].astype(np.int64)
+    return np.asarray(pixels - min(0, int(pixels.min())))
 
 
 def compare(pack: Pack) -> dict[str, int | None]:

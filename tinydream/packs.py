@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ._native import check, ffi, lib, status_name, view
 from .errors import DataError, FormatError, UsageError
 from .files import atomic_write, write_sections
+from .images import ImageOptions, Transformed, transforms
 from .keys import encode_sorted
 from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_published, reduce, unsigned_rows
 from .table import Table
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "model_inputs", "open_pack", "pack", "published_size"]
 
 Progress = Callable[[int, int], None]
+SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 Index = int | slice | npt.ArrayLike
 BATCH = 4096  # rows that iteration decodes at once
 SECTIONS = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PACK_DATA: "data",
-            lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta"}  # fmt: skip
+            lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta",
+            lib.TD_PACK_IMAGE: "image"}  # fmt: skip
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
@@ -86,8 +89,26 @@ class Pack:
 
     def stored(self, index: slice | npt.ArrayLike) -> npt.NDArray[np.uint32]:
         """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum."""
-        minimum = np.uint32(int(self.native.minimum) % 2**32)
-        return self._take(self._numbers(index)).view(np.uint32) - minimum
+        minimum, image = np.uint32(int(self.native.minimum) % 2**32), self.native.image
+        self.native.image = ffi.NULL  # rows as they are stored, not as pixels
+        try:
+            return self._take(self._numbers(index)).view(np.uint32) - minimum
+        finally:
+            self.native.image = image
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of the image that a row is; None when rows are no images."""
+        if self.native.image == ffi.NULL:
+            return None
+        height, width = np.frombuffer(ffi.buffer(self.native.image, 4), dtype="<u2").tolist()
+        return height, width, self.n_features // (height * width)
+
+    @property
+    def psnr(self) -> float | None:
+        """Of images packed with a quality: peak signal-to-noise ratio against the originals, dB; else None."""
+        found = self._meta.get("psnr")
+        return float(found) if isinstance(found, float) else None
 
     def _numbers(self, index: slice | npt.ArrayLike) -> range | npt.NDArray[np.int64]:
         """Row numbers of a slice, a mask or an array of them."""
@@ -239,16 +260,20 @@ def pack(
     method: str = "variance",
     replay: int | None = None,
     seed: int = 0,
+    images: ImageOptions | None = None,
     progress: Progress | None = None,
 ) -> Pack:
-    """Packs a table, losslessly unless `replay` is given.
+    """Packs a table, losslessly unless `replay` or a quality of images is given.
 
     `through`: a model; rows are its inputs, and what is packed is their int8 embedding at the cut.
     `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
     "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
     integers, as a replay set; the method may then also be "random".
+    `images`: rows are images, packed under these options and read back as pixels.
     Raises DataError when the rows or labels do not fit the model or are not integers.
     """
+    if images is not None and through is not None:
+        raise UsageError("what is packed through a model are embeddings, not images; leave either out")
     if through is not None:
         table = _embed(table, through, progress)
     unsigned_rows(table.flat())  # refuses rows that the replay set's rounding would make integers
@@ -257,6 +282,7 @@ def pack(
     if replay is not None:
         samples = reduce(table, replay, method=method, seed=seed)
         rounded = np.rint(samples.values).astype(np.int64)
+        rounded = rounded.reshape(len(rounded), *table.values.shape[1:])
         table = Table(rounded, samples.labels, table.classes, table.source)
         group = np.arange(len(samples), dtype=np.uint32)
         weights = samples.weights
@@ -264,7 +290,14 @@ def pack(
         group = None
     else:
         group = condense(table, per_class, method=method)
-    return _encode(table, group, weights, method, through, per_class)
+    if images is None:
+        return _encode(table, group, weights, method, through, per_class)
+    tried = (
+        _encode(Table(t.rows, table.labels, table.classes, table.source), group, weights, method, None, per_class, t,
+                class_wise=images.class_wise)
+        for t in transforms(table, images)
+    )  # fmt: skip
+    return min(tried, key=lambda made: len(made.data))
 
 
 def published_size(table: Table, *, method: str = "entrogede", patience: int = 0) -> int:
@@ -319,6 +352,9 @@ def _encode(
     method: str,
     model: Model | None,
     most: int,
+    image: Transformed | None = None,
+    *,
+    class_wise: bool = True,
 ) -> Pack:
     """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own."""
     order = np.argsort(table.labels, kind="stable") if group is None else np.lexsort((group, table.labels))
@@ -326,9 +362,12 @@ def _encode(
     labels = table.labels[order]
     parts, blobs, starts, stored, at = b"", [], [], [], 0
     present = np.flatnonzero(np.bincount(labels))
+    shared = None if class_wise else _shared_plan(rows, width, method)
     for label in present:
         members = order[labels == label]
-        blob, header, begins, own = _best_part(np.ascontiguousarray(rows[members]), width, method, group, members, most)
+        blob, header, begins, own = _best_part(
+            np.ascontiguousarray(rows[members]), width, method, group, members, most, shared
+        )
         header.offset, header.label = at, int(label)
         record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
         lib.td_encode_part_record(header, record)
@@ -339,21 +378,27 @@ def _encode(
         at += len(blob)
     begins = np.concatenate(starts)
     sections = {
-        lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(begins.sum()), minimum, width, model),
+        lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(begins.sum()), minimum, width, model, image),
         lib.TD_PACK_PARTS: parts,
         lib.TD_PACK_DATA: b"".join(blobs),
         lib.TD_PACK_SAMPLES: np.packbits(begins, bitorder="little").tobytes(),
     }
     if weights is not None:
         sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
+    meta: dict[str, Any] = {}
     if any(name != str(i) for i, name in enumerate(table.classes)):
-        sections[lib.TD_PACK_META] = cbor2.dumps({"classes": list(table.classes)})
+        meta["classes"] = list(table.classes)
+    if image is not None:
+        sections[lib.TD_PACK_IMAGE] = image.section
+        meta.update({} if image.psnr is None else {"psnr": image.psnr})
+    if meta:
+        sections[lib.TD_PACK_META] = cbor2.dumps(meta)
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)
 
 
 def _schema(
     table: Table, rows: npt.NDArray[np.uint32], n_parts: int, n_samples: int, minimum: int, width: int,
-    model: Model | None,
+    model: Model | None, image: Transformed | None,
 ) -> bytes:  # fmt: skip
     scale, zero_point, model_hash = (
         (model.embedding_scale, model.embedding_zero_point, model.embedding_hash) if model else (1.0, 0, 0)
@@ -365,7 +410,7 @@ def _schema(
         np.array([minimum], dtype="<i4").tobytes(),
         np.array([scale], dtype="<f4").tobytes(),
         np.array([zero_point], dtype="<i4").tobytes(),
-        np.array([model_hash, 0], dtype="<u4").tobytes(),
+        np.array([model_hash, image is not None], dtype="<u4").tobytes(),
     ))  # fmt: skip
 
 
@@ -395,6 +440,7 @@ def _best_part(
     group: npt.NDArray[np.uint32] | None,
     members: npt.NDArray[np.int64],
     most: int,
+    shared: SharedPlan | None,
 ) -> tuple[bytes, Any, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """The smallest part that holds these rows: bytes, header, which stored rows begin a sample, the rows' order.
 
@@ -402,7 +448,8 @@ def _best_part(
     table, whose samples are made to suit.
     """
     single = group is not None and len(np.unique(group[members])) == len(members)
-    by_key = encode_sorted(rows, width) if method not in PUBLISHED and (group is None or single) else None
+    sortable = method not in PUBLISHED and not shared and (group is None or single)
+    by_key = encode_sorted(rows, width) if sortable else None
     if by_key and group is None and by_key.header.deviation_bits <= WIDE:
         return by_key.data, by_key.header, by_key.cells(most), by_key.order
     if group is None:
@@ -411,13 +458,28 @@ def _best_part(
         rows, own = rows[order], own[order]
     else:
         order, own = np.arange(len(members)), group[members]
-    data, header = _encode_part(rows, width, method)
+    data, header = _encode_shared(rows, width, shared) if shared else _encode_part(rows, width, method)
     if by_key and len(by_key.data) <= len(data):
         starts = by_key.cells(most) if group is None else np.ones(len(members), dtype=bool)
         return by_key.data, by_key.header, starts, by_key.order
     starts = np.ones(len(members), dtype=bool)
     starts[1:] = own[1:] != own[:-1]
     return data, header, starts, order
+
+
+def _shared_plan(rows: npt.NDArray[np.uint32], width: int, method: str) -> SharedPlan:
+    """One plan for all classes: on the values, or on those less their minimum over all rows."""
+    mask, result = plan_bits(rows, width, method)
+    if method in PUBLISHED:
+        return mask, None
+    offsets = np.ascontiguousarray(rows.min(axis=0))
+    other, moved = plan_bits(rows - offsets, width, method)
+    return (mask, None) if result.size_bits <= moved.size_bits else (other, offsets)
+
+
+def _encode_shared(rows: npt.NDArray[np.uint32], width: int, shared: SharedPlan) -> tuple[bytes, Any]:
+    mask, offsets = shared
+    return _encode_mask(rows if offsets is None else rows - offsets, width, offsets, mask)
 
 
 def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
@@ -432,8 +494,13 @@ def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple
 def _encode_under(
     rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None, method: str
 ) -> tuple[bytes, Any]:
+    return _encode_mask(rows, width, offsets, plan_bits(rows, width, method)[0])
+
+
+def _encode_mask(
+    rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None, mask: npt.NDArray[np.uint32]
+) -> tuple[bytes, Any]:
     n, d = rows.shape
-    mask, plan = plan_bits(rows, width, method)
     group = np.zeros(n, dtype=np.uint32)
     size = lib.td_plan_work_size(n)
     work = ffi.new("uint64_t[]", size // 8 + 1)
@@ -442,7 +509,9 @@ def _encode_under(
     n_bases = check(lib.td_plan_group(rows_view, n, d, width, mask_view, group_view, work, size), "grouping rows")
     header = ffi.new("td_part_header *")
     # The plan's own size, masks and offsets at full width, and the padding of four blocks.
-    capacity = (int(plan.size_bits) + 2 * d * width) // 8 + 4
+    base_bits = sum(int(bits).bit_count() for bits in mask.tolist())
+    size_bits = n_bases * base_bits + n * (d * width - base_bits + (n_bases - 1).bit_length())
+    capacity = (size_bits + 2 * d * width) // 8 + 4
     if capacity > MAX_PART:
         raise DataError(f"{n} rows of one class take {capacity} bytes; at most {MAX_PART} fit a pack. Split the table")
     out = ffi.new("uint8_t[]", capacity)
