@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from models import PROJECT, convert, demo_model, dense_model, moving_model, random_network, real_model, run_reference
 
 from tinydream import _native
-from tinydream.arena import Block, plan_arena
 from tinydream.compiler import compile_model
 from tinydream.errors import DataError
 from tinydream.files import write_sections
@@ -122,27 +121,6 @@ def test_products_from_16_bit_halves_give_the_same_bytes(tmp_path) -> None:
             assert narrow.td_model_run(handle, ctypes.c_void_p(arena.ctypes.data), arena.size) == 0
             got = arena[model.native.embedding_offset :][: expected.size]
             np.testing.assert_array_equal(got, expected)
-
-
-# ------------------------------------------------------------------------- arena
-
-
-@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12))
-def test_blocks_alive_together_never_overlap(raw: list[tuple[int, int, int]]) -> None:
-    blocks = [Block(size, min(a, b), max(a, b)) for size, a, b in raw]
-    plan = plan_arena(blocks)
-    assert plan.lower_bound <= plan.size and plan.size % 16 == 0
-    for i, (a, at) in enumerate(zip(blocks, plan.offsets, strict=True)):
-        assert at >= 0 and at + a.size <= plan.size and at % 4 == 0
-        for b, bt in list(zip(blocks, plan.offsets, strict=True))[:i]:
-            if a.first <= b.last and b.first <= a.last:
-                assert at + a.size <= bt or bt + b.size <= at
-
-
-@pytest.mark.parametrize(("name", "arena"), [("kws_ref_model", 16000), ("ad01_int8", 768), ("vww_96_int8", 55296)])
-def test_arena_of_the_mlperf_models(name: str, arena: int) -> None:
-    model = compile_model(real_model(f"{name}.tflite"))
-    assert model.arena.lower_bound == model.arena_size == arena
 
 
 # ------------------------------------------------------------- bytes of a .tdm

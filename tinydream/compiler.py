@@ -281,7 +281,14 @@ class _Writer:
                     last[self.root(tensor)] = step
         last[self.root(self.embedding.index)] = len(self.records) + 1
         roots = list(first)
-        blocks = [Block(_bytes(self.compiler.graph.tensors[root]), first[root], last[root]) for root in roots]
+        sizes = {root: _bytes(self.compiler.graph.tensors[root]) for root in roots}
+        onto: dict[int, int] = {}
+        for step, record in enumerate(self.records, 1):
+            output = self.root(record.output)
+            dying = [root for root in map(self.root, record.replaceable) if last.get(root) == step]
+            if dying and first[output] == step and sizes[dying[0]] == sizes[output]:
+                onto[output] = roots.index(dying[0])
+        blocks = [Block(sizes[root], first[root], last[root], onto.get(root)) for root in roots]
         plan = plan_arena(blocks)
         self.offsets = dict(zip(roots, plan.offsets, strict=True))
         return plan

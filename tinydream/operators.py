@@ -38,6 +38,9 @@ _SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 RECORD_BYTES = 28
 _SAME = 0  # the schema's Padding.SAME
 
+# Kernels that read all that a value depends on before they write it, and never read its place again.
+_IN_PLACE = frozenset({_ADD, _SUB, _MUL, _TABLE, _SOFTMAX})
+
 # Operators that only rename the shape: their output is their first input.
 VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 
@@ -72,6 +75,13 @@ class Record:
             return self
         turned = {name: getattr(self, name)[::-1] for name in ("taps", "stride", "dilation", "pad")}
         return replace(self, views=tuple((1, h, c) for h, _, c in self.views), **turned)
+
+    @property
+    def replaceable(self) -> tuple[int, ...]:
+        """The inputs that the output may overwrite, where nothing else needs them afterwards."""
+        if self.kind not in _IN_PLACE:
+            return ()
+        return tuple(i for i, view in zip(self.inputs, self.views, strict=False) if view == self.views[-1])
 
     @property
     def flash(self) -> int:
