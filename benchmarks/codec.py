@@ -5,8 +5,8 @@
 
 Sizes are whole files as a share of the rows in the narrowest native type of each column, labels included if any. The
 published methods' sizes are those of their formula (docs/DESIGN.md), and configuring is choosing their bits. Peers get
-those native rows as they are. One thread; the best of some runs. Decoding is through the C core; zstd and xz have no
-access to one row at all.
+those native rows as they are. One thread; the best of some runs. Decoding is Pack.decode into an array of the pack's
+narrowest type; zstd and xz have no access to one row at all.
 """
 
 from __future__ import annotations
@@ -91,12 +91,11 @@ def best_time(call: Callable[[], Any], runs: int) -> tuple[float, Any]:
 
 
 def random_row_time(made: Pack) -> float:
-    """Seconds for one row of random number, the call from Python to the core taken off."""
-    values, label = ffi.new("int32_t[]", made.n_features), ffi.NULL
-    numbers = np.random.default_rng(0).integers(0, len(made), N_RANDOM).tolist()
-    read: Callable[..., Any] = lib.td_pack_row
-    for_nothing = best_time(lambda: [read(made.native, 0xFFFFFFFF, values, label) for _ in numbers], 3)[0]
-    return (best_time(lambda: [read(made.native, i, values, label) for i in numbers], 3)[0] - for_nothing) / N_RANDOM
+    """Seconds for one row of random number: many of them in one call."""
+    numbers = np.random.default_rng(0).integers(0, len(made), N_RANDOM).astype(np.uint32)
+    values = ffi.from_buffer(np.empty((N_RANDOM, made.n_features), made.dtype))
+    reader, wanted = made._reader(8 * made.dtype.itemsize), ffi.from_buffer("uint32_t[]", numbers)
+    return best_time(lambda: lib.td_unpacker_take(reader, wanted, N_RANDOM, values), 5)[0] / N_RANDOM
 
 
 def measure(table: Table) -> str:
@@ -109,7 +108,8 @@ def measure(table: Table) -> str:
     zstd = zstandard.ZstdCompressor(level=19)
     zstd_time, by_zstd = best_time(lambda: zstd.compress(raw), 1)
     xz_time, by_xz = best_time(lambda: lzma.compress(raw, preset=6), 1)
-    decode_time, decoded = best_time(lambda: made[:], 3)
+    decoded = np.empty((len(made), made.n_features), made.dtype)
+    decode_time, _ = best_time(lambda: made.decode(out=decoded), 9)
     zstd_decode_time, _ = best_time(lambda: zstandard.ZstdDecompressor().decompress(by_zstd), 3)
     assert np.array_equal(sorted_rows(decoded, made.labels), sorted_rows(table.flat(), table.labels))
 

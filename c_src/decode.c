@@ -1,14 +1,14 @@
 /* Opens a .tdz and reads rows and samples from it in place (docs/SPEC.md, ".tdz"). */
-#include "td_bits.h"
+#include "parts.h"
 
 static uint32_t bytes_of(uint64_t bits)
 {
     return (uint32_t)((bits + 7u) / 8u);
 }
 
-enum { RICE_FIELD = 6, DELTA_BITS_FIELD = 32,
+enum { LOW_FIELD = 6, CODE_BITS_FIELD = 32,
        ALL_FLAGS = TD_PART_OFFSETS | TD_PART_MASKS | TD_PART_KEYS | TD_PART_DICTIONARY };
-static const uint32_t NO_ROW = 0xFFFFFFFFu, MAX_DELTA_BITS = 0x7FFFFFFFu;
+static const uint32_t NO_ROW = 0xFFFFFFFFu, MAX_CODE_BITS = 0x7FFFFFFFu;
 
 /* ------------------------------------------------------------------- parts */
 
@@ -30,27 +30,16 @@ static uint32_t plan_field_bits(const td_pack *pack, const td_part *part)
     return part->header.flags & TD_PART_MASKS ? pack->width : td_id_bits(pack->width + 1u);
 }
 
-/* Which bits of a feature are the base's. */
-static uint32_t base_mask(const td_pack *pack, const td_part *part, uint32_t feature)
+uint32_t td_part_base_mask(const td_pack *pack, const td_part *part, uint32_t feature)
 {
     uint32_t n_bits = plan_field_bits(pack, part);
     uint32_t field = td_read_bits(part->plan, feature * n_bits, n_bits);
     return part->header.flags & TD_PART_MASKS ? field : td_leading_mask(pack->width, field);
 }
 
-static uint32_t row_bits(const td_part *part)
-{
-    return part->id_bits + part->header.deviation_bits;
-}
-
-static bool has(const td_part *part, uint32_t flag)
-{
-    return (part->header.flags & flag) != 0;
-}
-
 static uint32_t n_bases(const td_part *part)
 {
-    return has(part, TD_PART_KEYS) ? 1u : part->header.n_bases;
+    return td_part_has(part, TD_PART_KEYS) ? 1u : part->header.n_bases;
 }
 
 /* The next n_bits of the data section, as whole bytes; NULL, and so from then on, when they are not there. */
@@ -61,42 +50,42 @@ static const uint8_t *take(const td_pack *pack, uint64_t *at, uint64_t n_bits)
     return *at <= pack->data.size ? pack->data.data + start : NULL;
 }
 
-/* Entries of all dictionaries. */
-static uint32_t count_entries(const td_pack *pack, const td_part *part)
+uint32_t td_part_entries(const td_pack *pack, const td_part *part)
 {
     uint32_t n = 0;
     for (uint32_t f = 0; f < pack->n_features; f++) n += td_get16(part->dictionary + 2u * (size_t)f);
     return n;
 }
 
-static uint32_t key_field_bits(const td_pack *pack)
+/* Bytes of the name of a key's bit. */
+static uint32_t place_bytes(const td_pack *pack)
 {
-    return td_id_bits(pack->n_features) + td_id_bits(pack->width);
+    return (td_id_bits(pack->n_features) + td_id_bits(pack->width) + 7u) / 8u;
 }
 
 static uint32_t index_field_bits(const td_part *part)
 {
-    return part->header.n_bases + RICE_FIELD + td_id_bits(part->delta_bits + 1u);
+    return part->header.n_bases + LOW_FIELD + td_id_bits(part->code_bits + 1u);
 }
 
 static uint32_t index_bits(const td_part *part)
 {
-    return DELTA_BITS_FIELD + (part->header.n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK * index_field_bits(part);
+    return CODE_BITS_FIELD + (part->header.n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK * index_field_bits(part);
 }
 
 /* The blocks of a part with keys, from `at` on; false when they do not fit. */
 static bool place_keys(const td_pack *pack, uint64_t *at, td_part *part)
 {
-    part->key_bits = take(pack, at, (uint64_t)key_field_bits(pack) * part->header.n_bases);
+    part->places = take(pack, at, 8u * (uint64_t)place_bytes(pack) * part->header.n_bases);
     uint64_t index = *at;
-    if (!take(pack, at, DELTA_BITS_FIELD)) return false;
-    part->delta_bits = td_get32(pack->data.data + index);
-    if (part->delta_bits > MAX_DELTA_BITS) return false;
+    if (!take(pack, at, CODE_BITS_FIELD)) return false;
+    part->code_bits = td_get32(pack->data.data + index);
+    if (part->code_bits > MAX_CODE_BITS) return false;
     *at = index;
     part->index = take(pack, at, index_bits(part));
-    part->deltas = take(pack, at, part->delta_bits);
+    part->codes = take(pack, at, part->code_bits);
     part->at_row = NO_ROW;
-    return part->deltas != NULL;
+    return part->codes != NULL;
 }
 
 /* Sets the part's pointers; *end: where it ends in the data section. False when it does not fit there. */
@@ -107,20 +96,27 @@ static bool place_part(const td_pack *pack, uint32_t first_row, td_part *part, u
     part->first_row = first_row;
     part->id_bits = td_id_bits(n_bases(part));
     part->plan = take(pack, &at, (uint64_t)plan_field_bits(pack, part) * pack->n_features);
-    part->offsets = has(part, TD_PART_OFFSETS) ? take(pack, &at, values) : NULL;
+    part->offsets = td_part_has(part, TD_PART_OFFSETS) ? take(pack, &at, values) : NULL;
     part->dictionary = NULL;
-    if (has(part, TD_PART_DICTIONARY)) {
+    if (td_part_has(part, TD_PART_DICTIONARY)) {
         part->dictionary = take(pack, &at, 16u * (uint64_t)pack->n_features);
         if (!part->dictionary) return false;
-        uint64_t entries = (uint64_t)count_entries(pack, part) * pack->width;
+        uint64_t entries = (uint64_t)td_part_entries(pack, part) * pack->width;
         if (entries > 0xFFFFFFFFu) return false;
         take(pack, &at, entries);
     }
     part->bases = take(pack, &at, (uint64_t)n_bases(part) * header->base_bits);
-    if (has(part, TD_PART_KEYS) && !place_keys(pack, &at, part)) return false;
-    part->rows = take(pack, &at, (uint64_t)header->n_rows * row_bits(part));
+    if (td_part_has(part, TD_PART_KEYS) && !place_keys(pack, &at, part)) return false;
+    part->rows = take(pack, &at, (uint64_t)header->n_rows * td_part_row_bits(part));
     *end = at;
     return part->rows != NULL;
+}
+
+bool td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part)
+{
+    uint64_t end;
+    read_part_header(pack, index, &part->header);
+    return place_part(pack, first_row, part, &end);
 }
 
 static int find_part(td_pack *pack, uint32_t row)
@@ -139,80 +135,127 @@ static int find_part(td_pack *pack, uint32_t row)
 
 /* -------------------------------------------------------------------- keys */
 
-static uint64_t read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+uint64_t td_read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits)
 {
     if (n_bits <= 32) return td_read_bits(stream, at, n_bits);
     return td_read_bits(stream, at, 32) | (uint64_t)td_read_bits(stream, at + 32u, n_bits - 32u) << 32;
 }
 
-static void start_block(td_part *part, uint32_t block)
+/* Rows of the block behind its first: each has a code. */
+static uint32_t block_codes(const td_part *part, uint32_t block)
 {
-    uint32_t n_key = part->header.n_bases, n_bits = index_field_bits(part), at = DELTA_BITS_FIELD + block * n_bits;
-    part->key = read_long(part->index, at, n_key);
-    part->rice = td_read_bits(part->index, at + n_key, RICE_FIELD);
-    part->at_bit = td_read_bits(part->index, at + n_key + RICE_FIELD, n_bits - n_key - RICE_FIELD);
+    uint32_t left = part->header.n_rows - block * TD_KEY_BLOCK;
+    return (left < TD_KEY_BLOCK ? left : TD_KEY_BLOCK) - 1u;
+}
+
+uint32_t td_part_start_block(td_part *part, uint32_t block)
+{
+    uint32_t n_key = part->header.n_bases, n_bits = index_field_bits(part), at = CODE_BITS_FIELD + block * n_bits;
+    part->first_key = td_read_long(part->index, at, n_key);
+    part->n_low = td_read_bits(part->index, at + n_key, LOW_FIELD);
+    part->at_low = td_read_bits(part->index, at + n_key + LOW_FIELD, n_bits - n_key - LOW_FIELD);
+    uint32_t n_codes = block_codes(part, block);
+    part->at_high = part->at_low + n_codes * part->n_low;
     part->at_row = block * TD_KEY_BLOCK;
+    part->key = part->first_key;
+    part->high = 0;
+    return n_codes;
 }
 
-/* Adds the next difference: as many zeros as its high part says, a one, its low part. False past the end. */
-static bool next_key(td_part *part)
+/* Goes on by n rows of the block, n > 0: the high part of a row is the number of zeros before its one. */
+static void skip_keys(td_part *part, uint32_t n)
 {
-    uint32_t at = part->at_bit, end = part->delta_bits, zeros;
-    for (;; at++) {
-        if (at >= end) return false;
-        uint32_t byte = (uint32_t)part->deltas[at >> 3] >> (at & 7u);
-        if (byte == 0) at |= 7u; /* a long run: on to the next byte */
-        else if (byte & 1u) break;
+    uint32_t at = part->at_high, left = n;
+    while (left > 0) {
+        uint32_t byte = (uint32_t)part->codes[at >> 3] >> (at & 7u), ones = td_count_byte(byte);
+        if (ones < left) { /* on to the next byte */
+            left -= ones;
+            at = (at | 7u) + 1u;
+        } else {
+            for (; left > 0; byte >>= 1, at++) left -= byte & 1u;
+        }
     }
-    zeros = at - part->at_bit;
-    if (part->rice >= end - at) return false;
-    uint64_t delta = (uint64_t)zeros << part->rice | read_long(part->deltas, at + 1u, part->rice);
-    part->at_bit = at + 1u + part->rice;
-    part->key += delta;
+    part->high += at - part->at_high - n;
+    part->at_high = at;
+    part->key = part->first_key + ((uint64_t)part->high << part->n_low) +
+                td_read_long(part->codes, part->at_low + (n - 1u) * part->n_low, part->n_low);
     if (part->header.n_bases < 64) part->key &= ((uint64_t)1 << part->header.n_bases) - 1u;
-    part->at_row++;
-    return true;
+    part->at_low += n * part->n_low;
+    part->at_row += n;
 }
 
-static bool seek_key(td_part *part, uint32_t row)
+static void seek_key(td_part *part, uint32_t row)
 {
-    if (row < part->at_row || row / TD_KEY_BLOCK != part->at_row / TD_KEY_BLOCK) start_block(part, row / TD_KEY_BLOCK);
-    while (part->at_row < row) {
-        if (!next_key(part)) return false;
-    }
-    return true;
+    if (row < part->at_row || row / TD_KEY_BLOCK != part->at_row / TD_KEY_BLOCK) td_part_start_block(part, row / TD_KEY_BLOCK);
+    if (row > part->at_row) skip_keys(part, row - part->at_row);
+}
+
+/* feature * 2^bit_bits + bit of the key's bit b. */
+static uint32_t read_place(const uint8_t *places, uint32_t n_bytes, uint32_t b)
+{
+    uint32_t place = 0;
+    for (uint32_t i = n_bytes; i-- > 0;) place = place << 8 | places[b * n_bytes + i];
+    return place;
+}
+
+void td_part_place(const td_pack *pack, const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit)
+{
+    uint32_t place = read_place(part->places, place_bytes(pack), b), n_bits = td_id_bits(pack->width);
+    *feature = place >> n_bits;
+    *bit = place & td_low_mask(n_bits);
 }
 
 /* Puts the key's bits into a row. */
 static void spread_key(const td_pack *pack, int32_t *values)
 {
-    uint32_t n_bits = key_field_bits(pack), bit_bits = td_id_bits(pack->width), b = pack->part.header.n_bases;
-    for (uint64_t key = pack->part.key; key && b-- > 0; key >>= 1) {
-        if (!(key & 1u)) continue;
-        uint32_t place = td_read_bits(pack->part.key_bits, b * n_bits, n_bits);
-        values[place >> bit_bits] = (int32_t)((uint32_t)values[place >> bit_bits] | (uint32_t)1 << (place & td_low_mask(bit_bits)));
+    uint32_t n_bytes = place_bytes(pack), bit_bits = td_id_bits(pack->width), b = pack->part.header.n_bases;
+    uint32_t half[2] = {(uint32_t)pack->part.key, (uint32_t)(pack->part.key >> 32)};
+    for (uint32_t h = 0; h < 2 && b > 0; h++) {
+        uint32_t end = b > 32u ? b - 32u : 0u;
+        for (uint32_t word = half[h]; word && b > end; word >>= 1) {
+            b--;
+            if (!(word & 1u)) continue;
+            uint32_t place = read_place(pack->part.places, n_bytes, b);
+            int32_t *value = values + (place >> bit_bits);
+            *value = (int32_t)((uint32_t)*value | (uint32_t)1 << (place & td_low_mask(bit_bits)));
+        }
+        b = end;
     }
 }
 
-/* The key's bits are base bits, the index says where each block starts, and the differences fill their block. */
+/* Bits at..end of the codes: n ones, the last bit among them; none when n is 0. */
+static bool holds_ones(const td_part *part, uint32_t at, uint32_t end, uint32_t n)
+{
+    if (at > end || (end == at) != (n == 0)) return false;
+    if (n == 0) return true;
+    uint32_t ones = 0;
+    for (uint32_t bit = at; bit < end; bit += 32u) {
+        ones += td_count_bits(td_read_bits(part->codes, bit, end - bit < 32u ? end - bit : 32u));
+    }
+    return ones == n && td_read_bits(part->codes, end - 1u, 1) == 1;
+}
+
+/* The key's bits are base bits, each block ends where the index says that the next one starts, and holds a high part
+ * for each of its rows. */
 static bool check_keys(const td_pack *pack, td_part *part)
 {
-    uint32_t n_bits = key_field_bits(pack), bit_bits = td_id_bits(pack->width), at = 0;
+    uint32_t feature, bit, end = 0;
     for (uint32_t b = 0; b < part->header.n_bases; b++) {
-        uint32_t place = td_read_bits(part->key_bits, b * n_bits, n_bits), feature = place >> bit_bits;
-        if (feature >= pack->n_features || !(base_mask(pack, part, feature) >> (place & td_low_mask(bit_bits)) & 1u))
-            return false;
+        td_part_place(pack, part, b, &feature, &bit);
+        if (feature >= pack->n_features || !(td_part_base_mask(pack, part, feature) >> bit & 1u)) return false;
     }
-    for (uint32_t row = 0; row < part->header.n_rows; row++) {
-        if (row % TD_KEY_BLOCK) {
-            if (!next_key(part)) return false;
-        } else {
-            start_block(part, row / TD_KEY_BLOCK);
-            if (part->at_bit != at) return false;
+    uint32_t n_blocks = (part->header.n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK;
+    for (uint32_t block = 0; block < n_blocks; block++, part->at_row = NO_ROW) {
+        uint32_t n = td_part_start_block(part, block), start = part->at_low, high = part->at_high;
+        if (start != end || start > part->code_bits || n * part->n_low > part->code_bits - start) return false;
+        end = part->code_bits;
+        if (block + 1 < n_blocks) {
+            td_part_start_block(part, block + 1u);
+            end = part->at_low;
         }
-        at = part->at_bit;
+        if (end > part->code_bits || !holds_ones(part, high, end, n)) return false;
     }
-    return at == part->delta_bits;
+    return end == part->code_bits;
 }
 
 /* -------------------------------------------------------------------- open */
@@ -231,6 +274,11 @@ static int read_image(td_pack *pack, bool promised)
 #endif
 }
 
+static uint32_t type_bits(uint32_t value_type)
+{
+    return value_type == TD_VALUE_I32 ? 32u : value_type <= TD_VALUE_U8 ? 8u : 16u;
+}
+
 static int read_schema(td_pack *pack)
 {
     td_section schema;
@@ -243,11 +291,14 @@ static int read_schema(td_pack *pack)
     pack->n_classes = td_get16(p + 10);
     pack->n_parts = td_get16(p + 12);
     pack->width = p[14];
+    pack->value_type = p[15];
     pack->minimum = td_get_i32(p + 16);
     pack->scale = td_get_f32(p + 20);
     pack->zero_point = td_get_i32(p + 24);
     pack->model_hash = td_get32(p + 28);
-    if (p[15] != 0 || td_get32(p + 32) > 1) return TD_E_FORMAT;
+    if (td_get32(p + 32) > 1 || pack->value_type > TD_VALUE_U16 || pack->width > type_bits(pack->value_type) ||
+        (td_get32(p + 32) && pack->value_type != TD_VALUE_I32))
+        return TD_E_FORMAT;
     if (pack->n_rows == 0 || pack->n_rows > 0x0FFFFFFFu || pack->n_samples == 0 || pack->n_samples > pack->n_rows ||
         pack->n_features == 0 || pack->n_features > TD_MAX_FEATURES || pack->n_classes == 0 ||
         pack->n_classes > TD_MAX_CLASSES || pack->n_parts == 0 || pack->width == 0 || pack->width > TD_MAX_WIDTH)
@@ -265,9 +316,8 @@ static bool padded(const uint8_t *block, uint32_t n_bits)
 static bool keys_padded(const td_pack *pack, const td_part *part)
 {
     const uint8_t *entries = part->dictionary ? part->dictionary + 2u * (size_t)pack->n_features : NULL;
-    return (!entries || padded(entries, count_entries(pack, part) * pack->width)) &&
-           padded(part->key_bits, key_field_bits(pack) * part->header.n_bases) &&
-           padded(part->index, index_bits(part)) && padded(part->deltas, part->delta_bits);
+    return (!entries || padded(entries, td_part_entries(pack, part) * pack->width)) &&
+           padded(part->index, index_bits(part)) && padded(part->codes, part->code_bits);
 }
 
 /* Plan and ids of one part: what the sizes in its header promise, and no id past its bases. */
@@ -277,19 +327,19 @@ static int check_part(const td_pack *pack, td_part *part)
     uint32_t base_bits = 0;
     if (!padded(part->plan, plan_field_bits(pack, part) * pack->n_features) ||
         (part->offsets && !padded(part->offsets, pack->width * pack->n_features)) ||
-        !padded(part->bases, n_bases(part) * header->base_bits) || !padded(part->rows, header->n_rows * row_bits(part)))
+        !padded(part->bases, n_bases(part) * header->base_bits) || !padded(part->rows, header->n_rows * td_part_row_bits(part)))
         return TD_E_FORMAT;
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t n_bits = plan_field_bits(pack, part);
         uint32_t field = td_read_bits(part->plan, f * n_bits, n_bits);
         if (!(part->header.flags & TD_PART_MASKS) && field > pack->width) return TD_E_FORMAT;
-        base_bits += td_count_bits(base_mask(pack, part, f));
+        base_bits += td_count_bits(td_part_base_mask(pack, part, f));
     }
     if (base_bits != header->base_bits) return TD_E_FORMAT;
     for (uint32_t i = 0; i < header->n_rows; i++) {
-        if (td_read_bits(part->rows, i * row_bits(part), part->id_bits) >= n_bases(part)) return TD_E_FORMAT;
+        if (td_read_bits(part->rows, i * td_part_row_bits(part), part->id_bits) >= n_bases(part)) return TD_E_FORMAT;
     }
-    if (has(part, TD_PART_KEYS) && (!keys_padded(pack, part) || !check_keys(pack, part))) return TD_E_FORMAT;
+    if (td_part_has(part, TD_PART_KEYS) && (!keys_padded(pack, part) || !check_keys(pack, part))) return TD_E_FORMAT;
     return TD_OK;
 }
 
@@ -309,9 +359,9 @@ static int check_parts(td_pack *pack)
         if (header->n_rows == 0 || header->n_rows > pack->n_rows - first || header->n_bases == 0 ||
             header->label >= pack->n_classes || header->deviation_bits > pack->n_features * pack->width ||
             (header->flags & ~ALL_FLAGS) || header->offset != expected ||
-            (has(part, TD_PART_KEYS) ? header->n_bases > TD_MAX_KEY : has(part, TD_PART_DICTIONARY)))
+            (td_part_has(part, TD_PART_KEYS) ? header->n_bases > TD_MAX_KEY : td_part_has(part, TD_PART_DICTIONARY)))
             return TD_E_FORMAT;
-        if (!place_part(pack, first, part, &expected) || (uint64_t)header->n_rows * row_bits(part) > 0xFFFFFFFFu ||
+        if (!place_part(pack, first, part, &expected) || (uint64_t)header->n_rows * td_part_row_bits(part) > 0xFFFFFFFFu ||
             (uint64_t)n_bases(part) * header->base_bits > 0xFFFFFFFFu)
             return TD_E_FORMAT;
         int status = check_part(pack, part);
@@ -321,26 +371,50 @@ static int check_parts(td_pack *pack)
     return first == pack->n_rows && expected == pack->data.size ? TD_OK : TD_E_FORMAT;
 }
 
+/* First row of a sample, where they are listed. */
+static uint32_t listed_start(const td_pack *pack, uint32_t sample)
+{
+    return td_get32(pack->starts + 4u * (size_t)sample);
+}
+
 static bool starts_sample(const td_pack *pack, uint32_t row)
 {
     return pack->starts[row >> 3] >> (row & 7u) & 1u;
 }
 
-/* A part begins a sample, the ones in the bitmap number n_samples, the padding is zero. */
+/* The list rises, and begins each part. */
+static bool check_list(const td_pack *pack)
+{
+    uint32_t first = 0, part = 0;
+    for (uint32_t i = 0; i < pack->n_samples; i++) {
+        uint32_t start = listed_start(pack, i);
+        if (start >= pack->n_rows || (i > 0 && start <= listed_start(pack, i - 1u))) return false;
+        if (part < pack->n_parts && start > first) return false;
+        if (start == first) first += td_get32(pack->parts + (size_t)part++ * TD_PART_RECORD);
+    }
+    return part == pack->n_parts;
+}
+
+/* A part begins a sample, the ones number n_samples, the padding is zero. */
+static bool check_bitmap(const td_pack *pack)
+{
+    uint32_t first = 0, n = 0;
+    for (uint32_t p = 0; p < pack->n_parts; p++) {
+        if (!starts_sample(pack, first)) return false;
+        first += td_get32(pack->parts + (size_t)p * TD_PART_RECORD);
+    }
+    for (uint32_t i = 0; i < bytes_of(pack->n_rows); i++) n += td_count_bits(pack->starts[i]);
+    return n == pack->n_samples && padded(pack->starts, pack->n_rows);
+}
+
 static int check_samples(td_pack *pack)
 {
     td_section samples, weights;
     if (td_file_section(&pack->file, TD_PACK_SAMPLES, &samples) != TD_OK) return TD_E_FORMAT;
-    if (samples.size != bytes_of(pack->n_rows)) return TD_E_FORMAT;
     pack->starts = samples.data;
-    uint32_t first = 0, n = 0;
-    for (uint32_t p = 0; p < pack->n_parts; p++) {
-        if (!starts_sample(pack, first)) return TD_E_FORMAT;
-        first += td_get32(pack->parts + (size_t)p * TD_PART_RECORD);
-    }
-    for (uint32_t i = 0; i < samples.size; i++) n += td_count_bits(samples.data[i]);
-    if (n != pack->n_samples) return TD_E_FORMAT;
-    if (!padded(samples.data, pack->n_rows)) return TD_E_FORMAT;
+    pack->starts_listed = pack->n_samples < pack->n_rows / TD_LISTED_ROWS;
+    if (samples.size != (pack->starts_listed ? 4u * pack->n_samples : bytes_of(pack->n_rows))) return TD_E_FORMAT;
+    if (!(pack->starts_listed ? check_list(pack) : check_bitmap(pack))) return TD_E_FORMAT;
 
     pack->weights = NULL;
     pack->total_weight = (float)pack->n_rows;
@@ -371,19 +445,17 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
 int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key)
 {
     td_part found;
-    uint64_t end;
     if (part >= pack->n_parts) return TD_E_RANGE;
-    read_part_header(pack, part, &found.header);
-    if (!place_part(pack, 0, &found, &end)) return TD_E_FORMAT;
+    if (!td_part_open(pack, part, 0, &found)) return TD_E_FORMAT;
     *header = found.header;
     for (uint32_t f = 0; f < pack->n_features; f++) {
-        base[f] = base_mask(pack, &found, f);
+        base[f] = td_part_base_mask(pack, &found, f);
         key[f] = 0;
     }
-    uint32_t n_bits = key_field_bits(pack), bit_bits = td_id_bits(pack->width);
-    for (uint32_t b = 0; has(&found, TD_PART_KEYS) && b < header->n_bases; b++) {
-        uint32_t place = td_read_bits(found.key_bits, b * n_bits, n_bits);
-        key[place >> bit_bits] |= (uint32_t)1 << (place & td_low_mask(bit_bits));
+    for (uint32_t b = 0; td_part_has(&found, TD_PART_KEYS) && b < header->n_bases; b++) {
+        uint32_t feature, bit;
+        td_part_place(pack, &found, b, &feature, &bit);
+        key[feature] |= (uint32_t)1 << bit;
     }
     return TD_OK;
 }
@@ -407,13 +479,13 @@ int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
     int status = find_part(pack, row);
     if (status != TD_OK) return status;
     td_part *part = &pack->part;
-    if (has(part, TD_PART_KEYS) && !seek_key(part, row - part->first_row)) return TD_E_FORMAT;
+    if (td_part_has(part, TD_PART_KEYS)) seek_key(part, row - part->first_row);
     uint32_t width = pack->width, all = td_low_mask(width);
-    uint32_t at = (row - part->first_row) * row_bits(part);
+    uint32_t at = (row - part->first_row) * td_part_row_bits(part);
     uint32_t base_at = td_read_bits(part->rows, at, part->id_bits) * part->header.base_bits;
     at += part->id_bits;
     for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t mask = base_mask(pack, part, f), deviation = all & ~mask;
+        uint32_t mask = td_part_base_mask(pack, part, f), deviation = all & ~mask;
         uint32_t n_base = td_count_bits(mask), n_deviation = width - n_base;
         uint32_t high = td_read_bits(part->bases, base_at, n_base), low = td_read_bits(part->rows, at, n_deviation);
         uint32_t value = deviation == td_low_mask(n_deviation) ? (n_deviation < 32 ? high << n_deviation : 0u) | low
@@ -422,7 +494,7 @@ int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
         base_at += n_base;
         at += n_deviation;
     }
-    if (has(part, TD_PART_KEYS)) spread_key(pack, values);
+    if (td_part_has(part, TD_PART_KEYS)) spread_key(pack, values);
     if (part->dictionary) look_up(pack, values);
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t offset = part->offsets ? td_read_bits(part->offsets, f * width, width) : 0u;
@@ -445,18 +517,14 @@ int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values)
     return status;
 }
 
-int td_pack_take(td_pack *pack, const uint32_t *rows, uint32_t count, int32_t *values)
-{
-    int status = TD_OK;
-    for (uint32_t i = 0; status == TD_OK && i < count; i++, values += pack->n_features) {
-        status = td_pack_row(pack, rows[i], values, NULL);
-    }
-    return status;
-}
-
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count)
 {
     if (sample >= pack->n_samples) return TD_E_RANGE;
+    if (pack->starts_listed) {
+        *first = listed_start(pack, sample);
+        *count = (sample + 1u < pack->n_samples ? listed_start(pack, sample + 1u) : pack->n_rows) - *first;
+        return TD_OK;
+    }
     uint32_t byte = 0;
     for (uint32_t ones; (ones = td_count_bits(pack->starts[byte])) <= sample; byte++) sample -= ones;
     uint32_t row = byte * 8u;

@@ -1,8 +1,8 @@
 /* Parts whose rows are sorted by a key: cost and encoding (docs/SPEC.md, ".tdz"). decode.c reads them. */
 #include "td_bits.h"
 
-/* A block's first key and where its differences start, but for the latter's own bits. */
-enum { INDEX_FIELDS = 6, DELTA_BITS_FIELD = 32 };
+/* Fields of the index: bits of a low part, bits of all codes. */
+enum { LOW_FIELD = 6, CODE_BITS_FIELD = 32 };
 
 void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
                  uint32_t n_key, uint64_t *keys)
@@ -14,35 +14,23 @@ void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, con
     }
 }
 
-static uint64_t rice_cost(const uint64_t *deltas, uint32_t n, uint32_t rice)
+/* Bits of the low parts that make the codes of n + 1 rows from `first` to `last` smallest: one more costs n bits and
+ * halves the high part. */
+static uint32_t choose_low(uint64_t span, uint32_t n)
 {
-    uint64_t total = (uint64_t)n * (rice + 1u);
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t ones = deltas[i] >> rice;
-        if (ones > 0xFFFFFFFFu) return 0xFFFFFFFFFFFFu;
-        total += ones;
-    }
-    return total;
+    uint32_t low = 0;
+    while (low < TD_MAX_KEY - 1u && (span >> low) - (span >> (low + 1u)) > n) low++;
+    return low;
 }
 
-/* Differences of a block's keys, and the number of low bits that makes them smallest: the cost falls towards it from
- * both sides, and it is not above the logarithm of the mean plus one. */
-static uint32_t plan_block(const uint64_t *keys, uint32_t n, uint32_t drop, uint64_t *deltas, uint64_t *cost)
+/* Bits of the codes of a block; *low: of its low parts. */
+static uint64_t plan_block(const uint64_t *keys, uint32_t n, uint32_t drop, uint32_t *low)
 {
-    uint32_t rice = 0;
-    *cost = 0;
+    *low = 0;
     if (n < 2) return 0;
-    for (uint32_t i = 1; i < n; i++) deltas[i - 1] = (keys[i] >> drop) - (keys[i - 1] >> drop);
-    uint64_t mean = ((keys[n - 1] >> drop) - (keys[0] >> drop)) / (n - 1u);
-    while (rice < TD_MAX_KEY - 1u && mean >> rice) rice++;
-    *cost = rice_cost(deltas, n - 1u, rice);
-    while (rice > 0) {
-        uint64_t lower = rice_cost(deltas, n - 1u, rice - 1u);
-        if (lower >= *cost) break;
-        *cost = lower;
-        rice--;
-    }
-    return rice;
+    uint64_t span = (keys[n - 1] >> drop) - (keys[0] >> drop);
+    *low = choose_low(span, n - 1u);
+    return (uint64_t)(n - 1u) * (*low + 1u) + (span >> *low);
 }
 
 static uint32_t block_rows(uint32_t n_rows, uint32_t first)
@@ -52,10 +40,10 @@ static uint32_t block_rows(uint32_t n_rows, uint32_t first)
 
 uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t n_key, uint32_t drop)
 {
-    uint64_t deltas[TD_KEY_BLOCK], cost, total = 0;
+    uint64_t total = 0;
+    uint32_t low;
     for (uint32_t i = 0; i < n_rows; i += TD_KEY_BLOCK) {
-        plan_block(keys + i, block_rows(n_rows, i), drop, deltas, &cost);
-        total += cost + n_key - drop + INDEX_FIELDS + DELTA_BITS_FIELD;
+        total += plan_block(keys + i, block_rows(n_rows, i), drop, &low) + n_key - drop + LOW_FIELD + CODE_BITS_FIELD;
     }
     return total;
 }
@@ -73,56 +61,58 @@ static uint64_t bytes_of(uint64_t bits)
 }
 
 typedef struct layout {
-    uint32_t plan_bits, base_bits, key_field, index_field, n_blocks, delta_bits;
+    uint32_t base_bits, place_bytes, index_field, n_blocks, code_bits;
     uint64_t n_entries, size;
-    uint64_t dictionary, base, key, index, deltas, rows; /* where blocks start */
+    uint64_t dictionary, base, places, index, codes, rows; /* where blocks start */
 } layout;
 
 static int lay_out(layout *l, const uint32_t *base, const uint64_t *keys, uint32_t n_rows, uint32_t n_features,
                    uint32_t width, const td_key_plan *plan)
 {
-    uint64_t deltas[TD_KEY_BLOCK], cost, delta_bits = 0;
+    uint64_t code_bits = 0;
+    uint32_t low;
     for (uint32_t i = 0; i < n_rows; i += TD_KEY_BLOCK) {
-        plan_block(keys + i, block_rows(n_rows, i), 0, deltas, &cost);
-        delta_bits += cost;
-        if (delta_bits > 0x7FFFFFFFu) return TD_E_FULL;
+        code_bits += plan_block(keys + i, block_rows(n_rows, i), 0, &low);
+        if (code_bits > 0x7FFFFFFFu) return TD_E_FULL;
     }
-    l->delta_bits = (uint32_t)delta_bits;
+    l->code_bits = (uint32_t)code_bits;
     l->n_entries = 0;
     for (uint32_t f = 0; f < n_features && plan->n_entries; f++) l->n_entries += plan->n_entries[f];
     l->base_bits = 0;
     for (uint32_t f = 0; f < n_features; f++) l->base_bits += td_count_bits(base[f]);
     uint64_t row_bits = (uint64_t)n_rows * (n_features * width - l->base_bits);
     if (row_bits > 0xFFFFFFFFu || l->n_entries * width > 0xFFFFFFFFu) return TD_E_FULL;
-    l->key_field = td_id_bits(n_features) + td_id_bits(width);
-    l->index_field = plan->n_key + INDEX_FIELDS + td_id_bits(l->delta_bits + 1u);
+    l->place_bytes = (td_id_bits(n_features) + td_id_bits(width) + 7u) / 8u;
+    l->index_field = plan->n_key + LOW_FIELD + td_id_bits(l->code_bits + 1u);
     l->n_blocks = (n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK;
     l->dictionary = bytes_of((uint64_t)width * n_features) * (plan->offsets ? 2u : 1u);
     l->base = l->dictionary + (plan->n_entries ? 2u * n_features + bytes_of(l->n_entries * width) : 0u);
-    l->key = l->base + bytes_of(l->base_bits);
-    l->index = l->key + bytes_of((uint64_t)l->key_field * plan->n_key);
-    l->deltas = l->index + bytes_of(DELTA_BITS_FIELD + (uint64_t)l->index_field * l->n_blocks);
-    l->rows = l->deltas + bytes_of(l->delta_bits);
+    l->places = l->base + bytes_of(l->base_bits);
+    l->index = l->places + l->place_bytes * plan->n_key;
+    l->codes = l->index + bytes_of(CODE_BITS_FIELD + (uint64_t)l->index_field * l->n_blocks);
+    l->rows = l->codes + bytes_of(l->code_bits);
     l->size = l->rows + bytes_of(row_bits);
     return TD_OK;
 }
 
 static void write_keys(uint8_t *out, const layout *l, const uint64_t *keys, uint32_t n_rows, const td_key_plan *plan)
 {
-    uint64_t deltas[TD_KEY_BLOCK], cost;
-    uint32_t entry = DELTA_BITS_FIELD, at = 0;
-    td_put32(out + l->index, l->delta_bits);
+    uint32_t entry = CODE_BITS_FIELD, at = 0, low;
+    td_put32(out + l->index, l->code_bits);
     for (uint32_t first = 0; first < n_rows; first += TD_KEY_BLOCK, entry += l->index_field) {
-        uint32_t n = block_rows(n_rows, first), rice = plan_block(keys + first, n, 0, deltas, &cost);
-        write_long(out + l->index, entry, plan->n_key, keys[first]);
-        td_write_bits(out + l->index, entry + plan->n_key, INDEX_FIELDS, rice);
-        td_write_bits(out + l->index, entry + plan->n_key + INDEX_FIELDS, l->index_field - plan->n_key - INDEX_FIELDS, at);
-        for (uint32_t i = 0; i + 1 < n; i++) {
-            at += (uint32_t)(deltas[i] >> rice);
-            td_write_bits(out + l->deltas, at, 1, 1);
-            write_long(out + l->deltas, at + 1u, rice, deltas[i] & (((uint64_t)1 << rice) - 1u));
-            at += rice + 1u;
+        const uint64_t *key = keys + first;
+        uint32_t n = block_rows(n_rows, first), n_index = l->index_field - plan->n_key - LOW_FIELD;
+        plan_block(key, n, 0, &low);
+        write_long(out + l->index, entry, plan->n_key, key[0]);
+        td_write_bits(out + l->index, entry + plan->n_key, LOW_FIELD, low);
+        td_write_bits(out + l->index, entry + plan->n_key + LOW_FIELD, n_index, at);
+        uint32_t high = at + (n - 1u) * low;
+        for (uint32_t i = 1; i < n; i++, at += low) {
+            uint64_t difference = key[i] - key[0];
+            write_long(out + l->codes, at, low, difference & (((uint64_t)1 << low) - 1u));
+            td_write_bits(out + l->codes, high + (uint32_t)(difference >> low) + i - 1u, 1, 1);
         }
+        if (n > 1) at = high + (uint32_t)((key[n - 1] - key[0]) >> low) + n - 1u;
     }
 }
 
@@ -144,7 +134,7 @@ static void write_head(uint8_t *out, const layout *l, const uint32_t *base, cons
     }
     for (uint32_t b = 0; b < plan->n_key; b++) {
         uint32_t feature = plan->key_bits[b] >> 5, bit = plan->key_bits[b] & 31u;
-        td_write_bits(out + l->key, b * l->key_field, l->key_field, feature << td_id_bits(width) | bit);
+        td_write_bits(out + l->places, 8u * l->place_bytes * b, 8u * l->place_bytes, feature << td_id_bits(width) | bit);
     }
 }
 

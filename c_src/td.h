@@ -344,6 +344,8 @@ enum td_part_flag {
 };
 
 enum td_key_limits { TD_MAX_KEY = 64, TD_KEY_BLOCK = 128 /* rows from one stored key to the next */ };
+/* Samples are listed when there is less than one for this many rows. */
+enum td_sample_limits { TD_LISTED_ROWS = 32 };
 
 /* bitplan.c: which bits become the base. Sources: Condense and Compress of EntroGeDe. All of them
  * need td_plan_work_size(n_rows) bytes of work memory; group[i] is the base of row i, numbered from
@@ -453,6 +455,8 @@ void td_image_inverse(const uint8_t *image, int32_t *values);
 enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
                        TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_IMAGE = 9 };
 enum td_pack_schema_size { TD_PACK_SCHEMA_SIZE = 36 };
+/* The type that all values of a pack fit: what its rows can be read as without loss. */
+enum td_value_type { TD_VALUE_I32 = 0, TD_VALUE_I8 = 1, TD_VALUE_U8 = 2, TD_VALUE_I16 = 3, TD_VALUE_U16 = 4 };
 
 /* A part, ready for row access. */
 typedef struct td_part {
@@ -464,14 +468,17 @@ typedef struct td_part {
     const uint8_t *dictionary;  /* NULL without TD_PART_DICTIONARY */
     const uint8_t *bases;
     const uint8_t *rows;
-    const uint8_t *key_bits;    /* this and all below: TD_PART_KEYS only */
+    const uint8_t *places;      /* of the key's bits. This and all below: TD_PART_KEYS only */
     const uint8_t *index;
-    const uint8_t *deltas;
-    uint32_t delta_bits;        /* of all differences */
+    const uint8_t *codes;
+    uint32_t code_bits;         /* of all codes */
     uint32_t at_row;            /* row of the part whose key is at hand, 0xFFFFFFFF: none */
-    uint32_t at_bit;            /* where the next row's difference starts */
-    uint32_t rice;              /* low bits of a difference in this block */
-    uint64_t key;
+    uint32_t at_low;            /* where the next row's low part starts, bits */
+    uint32_t at_high;           /* where the next row's high part starts, bits */
+    uint32_t high;              /* high part of the row at hand */
+    uint32_t n_low;             /* bits of a low part in this block */
+    uint64_t first_key;         /* of this block */
+    uint64_t key;               /* of the row at hand */
 } td_part;
 
 typedef struct td_pack {
@@ -482,6 +489,7 @@ typedef struct td_pack {
     uint32_t n_classes;         /* labels are below this */
     uint32_t n_parts;
     uint32_t width;             /* bits a feature, 1..32 */
+    uint32_t value_type;        /* enum td_value_type */
     int32_t minimum;            /* value = minimum + stored */
     float scale;                /* real = scale * (value - zero_point) */
     int32_t zero_point;
@@ -490,7 +498,8 @@ typedef struct td_pack {
     const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
     const uint8_t *parts;
     td_section data;
-    const uint8_t *starts;      /* bit i: row i begins a sample */
+    const uint8_t *starts;      /* bit i: row i begins a sample; with few samples (starts_listed) the u32 of each */
+    bool starts_listed;
     const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
     td_part part;               /* the part used last */
 } td_pack;
@@ -506,14 +515,37 @@ int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uin
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [first, first + count) in stored order: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
-/* The rows of these numbers, in that order: count x n_features values. TD_E_RANGE past the end. Quick when the numbers
- * rise. */
-int td_pack_take(td_pack *pack, const uint32_t *rows, uint32_t count, int32_t *values);
-/* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits. */
+/* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits, unless
+ * they are listed. */
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
 /* Sample `sample` as real values: scale * (mean - zero_point). Rows are summed in f32, in order: exact
  * while a sum stays below 2^24. row: n_features entries of scratch; values: n_features. */
 int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight);
+
+/* unpack.c: many rows at a time, or any row at once, for machines with memory to spare: tables are made once a part. */
+typedef struct td_unpacker {
+    const td_pack *pack;        /* borrowed */
+    uint32_t bits;              /* of a value in the output: 8, 16 or 32 */
+    uint32_t n_slots;           /* parts that are kept prepared */
+    size_t slot_size;
+    uint32_t *first_rows;       /* of the parts; then the number of rows */
+    uint64_t *block;            /* scratch for a block of rows */
+    uint8_t *slots;
+} td_unpacker;
+
+/* Bytes of memory for values of `bits` bits and n_slots prepared parts (part p goes to slot p mod n_slots; as many slots
+ * as parts make each part be prepared once). 0 for bits that are not 8, 16, 32 or less than pack->width, for images when they
+ * are not 32, for no slot, and when it is 4 GB or more. A slot takes about 200 bytes a word of 64 bits in an output row; with TD_PART_KEYS also up to
+ * 128 KB of tables, and four bytes an entry of the dictionaries. Cost: O(n_parts * n_features). */
+uint32_t td_unpacker_size(const td_pack *pack, uint32_t bits, uint32_t n_slots);
+/* The pack must stay open. TD_E_ARGUMENT where td_unpacker_size is 0, TD_E_MEMORY. */
+int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_t n_slots, void *memory, uint32_t size);
+/* Rows [first, first + count) as count x n_features values of 8, 16 or 32 bits in the machine's byte order: the same as
+ * td_pack_rows, of which a narrower value keeps the low bits (values of 32 bits must be aligned for images); pack->value_type says what loses nothing. TD_E_RANGE past
+ * the end. */
+int td_unpacker_rows(const td_unpacker *u, uint32_t first, uint32_t count, void *values);
+/* The rows of these numbers, in that order, in the same form. TD_E_RANGE past the end. */
+int td_unpacker_take(const td_unpacker *u, const uint32_t *rows, uint32_t count, void *values);
 
 /* ----------------------------------------------------------------- sampler
  * What a training epoch sees, in which order and with which weight.

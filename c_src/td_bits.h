@@ -39,6 +39,14 @@ static inline uint32_t td_count_bits(uint32_t word)
     return (word * 0x01010101u) >> 24;
 }
 
+/* The same for a byte. */
+static inline uint32_t td_count_byte(uint32_t byte)
+{
+    byte -= byte >> 1 & 0x55u;
+    byte = (byte & 0x33u) + (byte >> 2 & 0x33u);
+    return (byte + (byte >> 4)) & 0x0Fu;
+}
+
 /* ceil(log2 n): bits of an id below n. */
 static inline uint32_t td_id_bits(uint32_t n)
 {

@@ -71,7 +71,7 @@ def join(base: int, deviation: int, mask: int, width: int) -> int:
 def read_keys(data: bytes, at: int, n: int, n_key: int, masks: list[int], width: int) -> tuple[list[list[int]], int]:
     """What the key of each row adds to each feature, and where the differences end."""
     block = Block(data, at)
-    named = [block.field(log2up(len(masks)) + log2up(width)) for _ in range(n_key)]
+    named = [block.field(-(-(log2up(len(masks)) + log2up(width)) // 8) * 8) for _ in range(n_key)]
     places = [divmod(name, 1 << log2up(width)) for name in named]
     assert all(masks[feature] >> bit & 1 for feature, bit in places)
     index = Block(data, block.end())
@@ -79,16 +79,17 @@ def read_keys(data: bytes, at: int, n: int, n_key: int, masks: list[int], width:
     assert length < 2**31
     entries = [(index.field(n_key), index.field(6), index.field(log2up(length + 1))) for _ in range(0, n, 128)]
     codes = Block(data, index.end())
-    start, rows = codes.bit, []
-    for i in range(n):
-        if i % 128 == 0:
-            key, low_bits, bit = entries[i // 128]
-            assert codes.bit - start == bit
-        else:
-            zeros = 0
+    start, keys = codes.bit, []
+    for i, (first, low_bits, bit) in enumerate(entries):
+        assert codes.bit - start == bit
+        lows, high = [codes.field(low_bits) for _ in range(128 * i + 1, min(128 * i + 128, n))], 0
+        keys.append(first)
+        for low in lows:
             while not codes.field(1):
-                zeros += 1
-            key = (key + (zeros << low_bits) + codes.field(low_bits)) % (1 << n_key)
+                high += 1
+            keys.append((first + (high << low_bits) + low) % (1 << n_key))
+    rows = []
+    for key in keys:
         row = [0] * len(masks)
         for place, (feature, bit) in enumerate(places):
             row[feature] |= (key >> (n_key - 1 - place) & 1) << bit
@@ -195,10 +196,12 @@ def read_image(section: bytes, row: list[int]) -> list[int]:
 
 def read_tdz(file: bytes) -> SpecPack:
     sections = read_sections(file, b"TDZ1")
-    n_rows, n_samples, n_features, n_classes, n_parts, width, zero, minimum, scale, zero_point, model_hash, zero_too = (
+    n_rows, n_samples, n_features, n_classes, n_parts, width, kind, minimum, scale, zero_point, model_hash, is_image = (
         struct.unpack("<IIHHHBBifiII", sections[1])
     )
-    assert zero == 0 and zero_too == (9 in sections) and len(sections[2]) == 16 * n_parts
+    low, high = ((-(2**31), 2**31 - 1), (-128, 127), (0, 255), (-(2**15), 2**15 - 1), (0, 2**16 - 1))[kind]
+    assert is_image == (9 in sections) and kind * is_image == 0 and 2**width <= high - low + 1
+    assert len(sections[2]) == 16 * n_parts
     rows: list[list[int]] = []
     labels: list[int] = []
     first_rows, at = [], 0
@@ -212,10 +215,12 @@ def read_tdz(file: bytes) -> SpecPack:
     assert at == len(sections[3]) and len(rows) == n_rows and max(labels) < n_classes
     if 9 in sections:
         rows = [read_image(sections[9], row) for row in rows]
+    assert all(low <= value <= high for row in rows for value in row)
 
-    block = Block(sections[4], 0)
-    starts = [i for i in range(n_rows) if block.field(1)]
+    block, listed = Block(sections[4], 0), n_samples < n_rows // 32
+    starts = [block.field(32) for _ in range(n_samples)] if listed else [i for i in range(n_rows) if block.field(1)]
     assert block.end() == len(sections[4]) and len(starts) == n_samples and set(first_rows) <= set(starts)
+    assert starts == sorted(set(starts)) and starts[-1] < n_rows
     weights = [w for (w,) in struct.iter_unpack("<f", sections[5])] if 5 in sections else None
     assert weights is None or len(weights) == n_samples
     samples = []

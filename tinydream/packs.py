@@ -33,6 +33,8 @@ SECTIONS = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PAC
             lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta",
             lib.TD_PACK_IMAGE: "image"}  # fmt: skip
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
+VALUE_TYPES = (np.dtype("i4"), np.dtype("i1"), np.dtype("u1"), np.dtype("i2"), np.dtype("u2"))  # enum td_value_type
+MOST_PREPARED = 2**24  # bytes of tables for reading, shared by the parts of a pack
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
@@ -48,6 +50,7 @@ class Pack:
         status = lib.td_pack_open(self.native, self._bytes, len(self.data))
         if status < 0:
             raise FormatError(f"{source}: not a whole .tdz ({status_name(status)}); pack it again or fetch it anew")
+        self._readers: dict[int, tuple[Any, Any]] = {}
         self._meta = self._read_meta()
 
     def _read_meta(self) -> dict[str, Any]:
@@ -129,18 +132,46 @@ class Pack:
             raise IndexError(f"row {numbers[wrong][0]} of {len(self)}")
         return numbers.astype(np.int64) % len(self)
 
+    def decode(
+        self, first: int = 0, count: int | None = None, *, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Rows [first, first + count) in stored order, (count, features): the fast way to many rows.
+
+        `out`: the array to fill, of integers that hold all values of `dtype`; without it, a new one of `dtype`.
+        Raises UsageError when rows or array do not fit.
+        """
+        count = len(self) - first if count is None else count
+        if not (0 <= first <= len(self) and 0 <= count <= len(self) - first):
+            raise UsageError(f"{count} rows from {first} on; there are {len(self)}")
+        values = np.empty((count, self.n_features), dtype=self.dtype) if out is None else out
+        if values.shape != (count, self.n_features) or not values.flags.carray:
+            raise UsageError(f"out must be contiguous, writable and of shape {(count, self.n_features)}")
+        kind = values.dtype
+        if kind.kind not in "iu" or kind.itemsize > 4 or not kind.isnative or not np.can_cast(self.dtype, kind):
+            raise UsageError(f"out is of {values.dtype}; integers of 8 to 32 bits that hold {self.dtype} are needed")
+        reader = self._reader(8 * values.itemsize)
+        check(lib.td_unpacker_rows(reader, first, count, ffi.from_buffer(values)), f"{count} rows from {first} on")
+        return values
+
+    def _reader(self, bits: int) -> Any:
+        """The core's unpacker for values of `bits` bits, and its memory; kept."""
+        if bits not in self._readers:
+            one, two = (int(lib.td_unpacker_size(self.native, bits, n)) for n in (1, 2))
+            slots = min(int(self.native.n_parts), max(1, MOST_PREPARED // max(two - one, 1)))
+            size = lib.td_unpacker_size(self.native, bits, slots)
+            memory, reader = ffi.new("uint64_t[]", size // 8 + 1), ffi.new("td_unpacker *")
+            status = lib.td_unpacker_init(reader, self.native, bits, slots, memory, size)
+            check(status, f"preparing to read values of {bits} bits")
+            self._readers[bits] = reader, memory
+        return self._readers[bits][0]
+
     def _take(self, rows: range | npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         values = np.empty((len(rows), self.n_features), dtype=np.int32)
-        out = ffi.from_buffer("int32_t[]", values)
         if isinstance(rows, range) and rows.step == 1:
-            first = rows.start if len(rows) else 0
-            check(lib.td_pack_rows(self.native, first, len(rows), out), f"rows from {first}")
-            return values
-        numbers = np.asarray(rows, dtype=np.int64)
-        order = np.argsort(numbers, kind="stable")  # rows of a part follow each other: none is searched for
-        rising = view(np.ascontiguousarray(numbers[order], dtype=np.uint32), "const uint32_t[]")
-        check(lib.td_pack_take(self.native, rising, len(numbers), out), "rows by number")
-        values[order] = values.copy()
+            return self.decode(rows.start if len(rows) else 0, len(rows), out=values)
+        numbers = view(np.asarray(rows, dtype=np.uint32), "const uint32_t[]")
+        status = lib.td_unpacker_take(self._reader(32), numbers, len(rows), ffi.from_buffer(values))
+        check(status, "rows by number")
         return values
 
     def _label_runs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -148,6 +179,11 @@ class Pack:
         record = np.dtype([("n", "<u4"), ("offset", "<u4"), ("label", "<u2"), ("rest", "V6")])
         parts = np.frombuffer(ffi.buffer(self.native.parts, self.native.n_parts * lib.TD_PART_RECORD), dtype=record)
         return parts["label"].astype(np.int64), parts["n"].astype(np.int64)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The narrowest integers that hold all values."""
+        return VALUE_TYPES[self.native.value_type]
 
     @property
     def n_features(self) -> int:
@@ -381,7 +417,7 @@ def _encode(
         lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(begins.sum()), minimum, width, model, image),
         lib.TD_PACK_PARTS: parts,
         lib.TD_PACK_DATA: b"".join(blobs),
-        lib.TD_PACK_SAMPLES: np.packbits(begins, bitorder="little").tobytes(),
+        lib.TD_PACK_SAMPLES: _starts(begins),
     }
     if weights is not None:
         sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
@@ -396,6 +432,22 @@ def _encode(
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)
 
 
+def _value_type(low: int, high: int) -> int:
+    """The narrowest of VALUE_TYPES that holds values from `low` to `high`, by its number."""
+    for number in (1, 2, 3, 4):
+        limits: Any = np.iinfo(VALUE_TYPES[number])
+        if limits.min <= low and high <= limits.max:
+            return number
+    return 0
+
+
+def _starts(begins: npt.NDArray[np.bool_]) -> bytes:
+    """The rows that begin samples: listed when they are few, else a bit a row."""
+    if int(begins.sum()) < len(begins) // lib.TD_LISTED_ROWS:
+        return np.flatnonzero(begins).astype("<u4").tobytes()
+    return np.packbits(begins, bitorder="little").tobytes()
+
+
 def _schema(
     table: Table, rows: npt.NDArray[np.uint32], n_parts: int, n_samples: int, minimum: int, width: int,
     model: Model | None, image: Transformed | None,
@@ -406,7 +458,7 @@ def _schema(
     return b"".join((
         np.array([len(rows), n_samples], dtype="<u4").tobytes(),
         np.array([rows.shape[1], table.n_classes, n_parts], dtype="<u2").tobytes(),
-        bytes((width, 0)),
+        bytes((width, 0 if image else _value_type(minimum, minimum + int(rows.max())))),
         np.array([minimum], dtype="<i4").tobytes(),
         np.array([scale], dtype="<f4").tobytes(),
         np.array([zero_point], dtype="<i4").tobytes(),

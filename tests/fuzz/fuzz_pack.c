@@ -22,6 +22,32 @@ static void read_rows(td_pack *pack, int32_t *row)
     require(td_pack_row(pack, pack->n_rows, row, &label) == TD_E_RANGE);
 }
 
+/* The other way to read, into values of all sizes: the same rows, at once and one by one. */
+static void unpack(td_pack *pack, int32_t *row)
+{
+    size_t n_values = (size_t)pack->n_rows * pack->n_features;
+    uint8_t *values = malloc(4u * n_values), *one = malloc(4u * pack->n_features);
+    require(values && one);
+    for (uint32_t bits = 8; bits <= 32; bits *= 2) {
+        td_unpacker u;
+        uint32_t size = td_unpacker_size(pack, bits, 2), n_bytes = bits / 8u;
+        require((size != 0) == (pack->width <= bits && (bits == 32 || !pack->image)));
+        if (size == 0) continue;
+        void *memory = malloc(size);
+        require(memory && td_unpacker_init(&u, pack, bits, 2, memory, size) == TD_OK);
+        require(td_unpacker_rows(&u, 0, pack->n_rows, values) == TD_OK);
+        for (uint32_t i = pack->n_rows; i-- > 0;) {
+            require(td_pack_row(pack, i, row, NULL) == TD_OK && td_unpacker_take(&u, &i, 1, one) == TD_OK);
+            require(memcmp(one, values + (size_t)i * pack->n_features * n_bytes, pack->n_features * n_bytes) == 0);
+            for (uint32_t f = 0; f < pack->n_features; f++) require(memcmp(one + f * n_bytes, row + f, n_bytes) == 0);
+        }
+        require(td_unpacker_rows(&u, 1, pack->n_rows, values) == TD_E_RANGE);
+        free(memory);
+    }
+    free(one);
+    free(values);
+}
+
 static void read_samples(td_pack *pack, int32_t *row, float *values)
 {
     uint32_t label, first, count, rows = 0;
@@ -61,6 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         float *values = malloc(pack.n_features * sizeof *values);
         require(row && values);
         read_rows(&pack, row);
+        unpack(&pack, row);
         if ((uint64_t)pack.n_rows * pack.n_samples < MAX_VALUES) { /* finding a sample scans the bitmap */
             read_samples(&pack, row, values);
             draw(&pack, row, values);

@@ -83,7 +83,9 @@ static uint32_t encode(table *t, uint8_t *out, td_part_header *header)
 
 static uint32_t write_pack(const table *t, td_part_header *header, const uint8_t *part, uint32_t size, uint8_t *out)
 {
-    uint8_t schema[TD_PACK_SCHEMA_SIZE] = {0}, record[TD_PART_RECORD], starts[MAX_ROWS / 8] = {1};
+    uint8_t schema[TD_PACK_SCHEMA_SIZE] = {0}, record[TD_PART_RECORD], starts[MAX_ROWS / 8 + 4] = {0};
+    bool listed = t->n_rows / TD_LISTED_ROWS > 1;
+    if (!listed) starts[0] = 1;
     td_put32(schema, t->n_rows);
     td_put32(schema + 4, 1);
     td_put16(schema + 8, t->n_features);
@@ -95,7 +97,7 @@ static uint32_t write_pack(const table *t, td_part_header *header, const uint8_t
     header->label = 0;
     td_encode_part_record(header, record);
     td_section sections[4] = {{TD_PACK_SCHEMA, schema, sizeof schema}, {TD_PACK_PARTS, record, sizeof record},
-                              {TD_PACK_DATA, part, size}, {TD_PACK_SAMPLES, starts, (t->n_rows + 7u) / 8u}};
+                              {TD_PACK_DATA, part, size}, {TD_PACK_SAMPLES, starts, listed ? 4u : (t->n_rows + 7u) / 8u}};
     require(td_file_write(TD_MAGIC_PACK, sections, 4, out, MAX_BYTES) == TD_OK);
     return td_file_size(sections, 4);
 }

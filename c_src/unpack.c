@@ -1,0 +1,538 @@
+/* Reads many rows, or any row at once, with tables in the caller's memory (docs/DESIGN.md, "Two ways to read").
+ * decode.c reads the same rows without.
+ *
+ * An output row is cut into words of 64 bits: eight, four or two values. What a word needs is worked out once a part;
+ * then each step runs over the rows of a block: keys, their bits by tables, base and deviation by spreading, sum. */
+#include "parts.h"
+
+enum { STEPS = 6, GROUP = 4, WORD = 64, MANY_ROWS = 2048 };
+static const uint32_t NO_PART = 0xFFFFFFFFu;
+
+/* Moves the lowest n_bits of a word to where a mask has ones, in order. */
+typedef struct spread {
+    uint64_t mask;
+    uint64_t move[STEPS];       /* what step s moves left by 2^s; steps run from the last to the first */
+    uint32_t n_bits;
+    uint32_t at;                /* of its bits in a base or in a row of the rows block */
+} spread;
+
+/* The bits of a word that some bits of a key stand for: entry (key >> shift) of the table. */
+typedef struct table {
+    const uint64_t *entry;
+    uint32_t shift;
+} table;
+
+/* A value that is the number of an entry. */
+typedef struct lookup {
+    const uint32_t *entry;
+    uint32_t shift;             /* of the value in its word */
+    uint32_t last;              /* number of the last entry */
+} lookup;
+
+typedef struct word {
+    uint64_t constant;          /* bits of the only base */
+    spread base;                /* with several bases */
+    spread deviation;
+    uint64_t sum;               /* added value by value */
+    const table *tables;        /* whole groups of GROUP; some may repeat, as OR does not mind */
+    uint32_t n_tables;
+    const lookup *lookups;
+    uint32_t n_lookups;
+} word;
+
+/* A part, prepared. */
+typedef struct prepared {
+    uint32_t index;             /* of the part, NO_PART: none */
+    uint32_t chunk;             /* bits of a key to a table */
+    td_part part;
+    word *words;
+} prepared;
+
+/* ------------------------------------------------------------------- memory */
+
+static uint64_t aligned(uint64_t size)
+{
+    return (size + 7u) & ~(uint64_t)7u;
+}
+
+static uint32_t lanes(uint32_t bits)
+{
+    return WORD / bits;
+}
+
+static uint32_t words_of(const td_pack *pack, uint32_t bits)
+{
+    return (pack->n_features + lanes(bits) - 1u) / lanes(bits);
+}
+
+/* Bits to a table: larger tables are worth their making where rows are many. */
+static uint32_t chunk_bits(const td_part *part)
+{
+    return part->header.n_rows < MANY_ROWS ? 4u : 8u;
+}
+
+/* A chunk of a key touches at most as many words as it has bits. */
+static uint32_t max_tables(const td_pack *pack, const td_part *part, uint32_t bits)
+{
+    uint32_t n_words = words_of(pack, bits), chunk = chunk_bits(part);
+    if (!td_part_has(part, TD_PART_KEYS)) return 0;
+    return (part->header.n_bases + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
+}
+
+static uint64_t slot_size(const td_pack *pack, const td_part *part, uint32_t bits)
+{
+    uint32_t n_tables = max_tables(pack, part, bits);
+    uint64_t size = aligned(sizeof(prepared)) + (uint64_t)words_of(pack, bits) * sizeof(word);
+    size += (uint64_t)n_tables * (GROUP * sizeof(table) + (sizeof(uint64_t) << chunk_bits(part)));
+    if (part->dictionary) {
+        size += (uint64_t)pack->n_features * sizeof(lookup) + 4u * (uint64_t)td_part_entries(pack, part);
+    }
+    return aligned(size);
+}
+
+/* The largest part's; 0 when a value does not fit. */
+static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
+{
+    uint64_t largest = 0;
+    uint32_t first = 0;
+    td_part part;
+    if ((bits != 8 && bits != 16 && bits != 32) || pack->width > bits || (pack->image && bits != 32)) return 0;
+    for (uint32_t p = 0; p < pack->n_parts; p++, first += part.header.n_rows) {
+        if (!td_part_open(pack, p, first, &part)) return 0;
+        uint64_t size = slot_size(pack, &part, bits);
+        if (size > largest) largest = size;
+    }
+    return largest;
+}
+
+static uint64_t fixed_size(const td_pack *pack)
+{
+    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 2u * TD_KEY_BLOCK * sizeof(uint64_t);
+}
+
+uint32_t td_unpacker_size(const td_pack *pack, uint32_t bits, uint32_t n_slots)
+{
+    uint64_t slot = largest_slot(pack, bits);
+    if (slot == 0 || n_slots == 0 || slot > 0xFFFFFFFFu / n_slots) return 0;
+    uint64_t size = fixed_size(pack) + slot * n_slots;
+    return size > 0xFFFFFFFFu ? 0 : (uint32_t)size;
+}
+
+int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_t n_slots, void *memory, uint32_t size)
+{
+    uint32_t needed = td_unpacker_size(pack, bits, n_slots);
+    if (needed == 0) return TD_E_ARGUMENT;
+    if (size < needed) return TD_E_MEMORY;
+    u->pack = pack;
+    u->bits = bits;
+    u->n_slots = n_slots;
+    u->slot_size = (size_t)largest_slot(pack, bits);
+    u->first_rows = (uint32_t *)memory;
+    u->block = (uint64_t *)(void *)((uint8_t *)memory + aligned(4u * ((uint64_t)pack->n_parts + 1u)));
+    u->slots = (uint8_t *)(u->block + 2u * TD_KEY_BLOCK);
+    u->first_rows[0] = 0;
+    for (uint32_t p = 0; p < pack->n_parts; p++) {
+        u->first_rows[p + 1] = u->first_rows[p] + td_get32(pack->parts + (size_t)p * TD_PART_RECORD);
+    }
+    for (uint32_t s = 0; s < n_slots; s++) ((prepared *)(void *)(u->slots + s * u->slot_size))->index = NO_PART;
+    return TD_OK;
+}
+
+/* ------------------------------------------------------------------ prepare */
+
+static void plan_spread(spread *to, uint64_t mask, uint32_t at)
+{
+    uint64_t left = mask, zeros = ~mask << 1;
+    to->mask = mask;
+    to->at = at;
+    to->n_bits = td_count_bits((uint32_t)mask) + td_count_bits((uint32_t)(mask >> 32));
+    for (uint32_t s = 0; s < STEPS; s++) { /* a bit moves by 2^s when the zeros below it are odd in number, and so on */
+        uint64_t odd = zeros ^ zeros << 1;
+        odd ^= odd << 2;
+        odd ^= odd << 4;
+        odd ^= odd << 8;
+        odd ^= odd << 16;
+        odd ^= odd << 32;
+        uint64_t move = odd & left;
+        to->move[s] = move;
+        left = (left ^ move) | move >> (1u << s);
+        zeros &= ~odd;
+    }
+}
+
+static uint64_t spread_bits(const spread *by, uint64_t value)
+{
+    for (uint32_t s = STEPS; s-- > 0;) value ^= (value ^ value << (1u << s)) & by->move[s];
+    return value & by->mask;
+}
+
+/* Masks, constant and sums of the words. */
+static void prepare_words(const td_unpacker *u, prepared *to)
+{
+    const td_pack *pack = u->pack;
+    const td_part *part = &to->part;
+    uint32_t at_base = 0, at_row = part->id_bits, all = td_low_mask(pack->width);
+    for (uint32_t w = 0, f = 0; f < pack->n_features; w++) {
+        word *word = to->words + w;
+        uint64_t base = 0, deviation = 0;
+        word->sum = 0;
+        for (uint32_t shift = 0; shift < WORD && f < pack->n_features; shift += u->bits, f++) {
+            uint32_t mask = td_part_base_mask(pack, part, f), sum = (uint32_t)pack->minimum;
+            if (part->offsets) sum += td_read_bits(part->offsets, f * pack->width, pack->width);
+            base |= (uint64_t)mask << shift;
+            deviation |= (uint64_t)(all & ~mask) << shift;
+            word->sum |= (uint64_t)(sum & td_low_mask(u->bits)) << shift;
+        }
+        plan_spread(&word->base, base, at_base);
+        plan_spread(&word->deviation, deviation, at_row);
+        at_base += word->base.n_bits;
+        at_row += word->deviation.n_bits;
+        word->constant = 0;
+        if (part->id_bits == 0) {
+            word->constant = spread_bits(&word->base, td_read_long(part->bases, word->base.at, word->base.n_bits));
+            word->base.n_bits = 0;
+        }
+        word->n_tables = word->n_lookups = 0;
+    }
+}
+
+/* The bits of word w that the key's bits from..from + n - 1, counted from the least significant, stand for. */
+static bool key_bits_of(const td_unpacker *u, const td_part *part, uint32_t w, uint32_t from, uint32_t n, uint64_t *bits)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t feature, bit;
+        bits[i] = 0;
+        if (from + i >= part->header.n_bases) continue;
+        td_part_place(u->pack, part, part->header.n_bases - 1u - from - i, &feature, &bit);
+        if (feature / lanes(u->bits) != w) continue;
+        bits[i] = (uint64_t)1 << (feature % lanes(u->bits) * u->bits + bit);
+        any = true;
+    }
+    return any;
+}
+
+static uint8_t *prepare_tables(const td_unpacker *u, prepared *to, uint8_t *memory)
+{
+    uint32_t n_words = words_of(u->pack, u->bits), n_entries = (uint32_t)1 << to->chunk;
+    table *tables = (table *)(void *)memory;
+    uint64_t *entry = (uint64_t *)(void *)(tables + GROUP * (size_t)max_tables(u->pack, &to->part, u->bits));
+    for (uint32_t w = 0; w < n_words; w++) {
+        word *word = to->words + w;
+        word->tables = tables;
+        for (uint32_t from = 0; from < to->part.header.n_bases; from += to->chunk) {
+            uint64_t bits[8];
+            if (!key_bits_of(u, &to->part, w, from, to->chunk, bits)) continue;
+            entry[0] = 0;
+            for (uint32_t i = 0; i < to->chunk; i++) {
+                for (uint32_t e = 0; e < (uint32_t)1 << i; e++) entry[e + ((uint32_t)1 << i)] = entry[e] | bits[i];
+            }
+            tables->entry = entry;
+            tables->shift = from;
+            tables++;
+            word->n_tables++;
+            entry += n_entries;
+        }
+        for (; word->n_tables % GROUP; word->n_tables++, tables++) *tables = tables[-1];
+    }
+    return (uint8_t *)entry;
+}
+
+/* Lists of entries that are the values in full: their features take nothing from the word's sum. */
+static void prepare_lookups(const td_unpacker *u, prepared *to, uint8_t *memory)
+{
+    const td_pack *pack = u->pack;
+    const uint8_t *sizes = to->part.dictionary, *lists = sizes + 2u * (size_t)pack->n_features;
+    lookup *lookups = (lookup *)(void *)memory;
+    uint32_t *entry = (uint32_t *)(void *)(lookups + pack->n_features), done = 0;
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        word *word = to->words + f / lanes(u->bits);
+        uint32_t n = td_get16(sizes + 2u * (size_t)f), shift = f % lanes(u->bits) * u->bits;
+        if (shift == 0) word->lookups = lookups;
+        if (n == 0) continue;
+        uint32_t sum = (uint32_t)(word->sum >> shift) & td_low_mask(u->bits);
+        word->sum &= ~((uint64_t)td_low_mask(u->bits) << shift);
+        word->n_lookups++;
+        lookups->entry = entry;
+        lookups->shift = shift;
+        lookups->last = n - 1u;
+        lookups++;
+        for (uint32_t e = 0; e < n; e++, done++) {
+            *entry++ = (td_read_bits(lists, done * pack->width, pack->width) + sum) & td_low_mask(u->bits);
+        }
+    }
+}
+
+static uint32_t find_part(const td_unpacker *u, uint32_t row)
+{
+    uint32_t low = 0, high = u->pack->n_parts;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2u;
+        if (u->first_rows[middle] <= row) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+/* The part that holds a row, from its slot. */
+static prepared *prepare(const td_unpacker *u, uint32_t row)
+{
+    uint32_t index = find_part(u, row);
+    prepared *to = (prepared *)(void *)(u->slots + index % u->n_slots * u->slot_size);
+    if (to->index == index) return to;
+    if (!td_part_open(u->pack, index, u->first_rows[index], &to->part)) return NULL;
+    uint8_t *memory = (uint8_t *)to + aligned(sizeof *to);
+    to->index = index;
+    to->chunk = chunk_bits(&to->part);
+    to->words = (word *)(void *)memory;
+    memory += (size_t)words_of(u->pack, u->bits) * sizeof(word);
+    prepare_words(u, to);
+    if (td_part_has(&to->part, TD_PART_KEYS)) memory = prepare_tables(u, to, memory);
+    if (to->part.dictionary) prepare_lookups(u, to, memory);
+    return to;
+}
+
+/* --------------------------------------------------------------------- read */
+
+/* The 64 bits from a byte on; those past the end of the file are zero. */
+static inline uint64_t load(const uint8_t *p, const uint8_t *end)
+{
+    if (end - p >= 8) {
+        return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+               (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+    }
+    uint64_t value = 0;
+    for (uint32_t i = 0; p + i < end; i++) value |= (uint64_t)p[i] << 8u * i;
+    return value;
+}
+
+static inline uint64_t mask_of(uint32_t n_bits)
+{
+    return n_bits < 64 ? ((uint64_t)1 << n_bits) - 1u : ~(uint64_t)0;
+}
+
+/* n_bits (mask: as many ones) of a stream inside the file, at most 64. */
+static inline uint64_t read(const uint8_t *stream, const uint8_t *end, uint64_t at, uint32_t n_bits, uint64_t mask)
+{
+    const uint8_t *p = stream + (at >> 3);
+    uint32_t shift = (uint32_t)at & 7u;
+    uint64_t value = load(p, end) >> shift;
+    if (shift + n_bits > 64) value |= (uint64_t)p[8] << (64u - shift);
+    return value & mask;
+}
+
+/* Zeros below the lowest one of a word that is not 0. */
+static inline uint32_t trailing_zeros(uint64_t bits)
+{
+#if defined(__GNUC__)
+    return (uint32_t)__builtin_ctzll(bits);
+#else
+    uint64_t below = (bits & (0u - bits)) - 1u;
+    return td_count_bits((uint32_t)below) + td_count_bits((uint32_t)(below >> 32));
+#endif
+}
+
+static inline uint32_t count_ones(uint64_t bits)
+{
+    return td_count_bits((uint32_t)bits) + td_count_bits((uint32_t)(bits >> 32));
+}
+
+/* Where the codes of a block have their ones. */
+typedef struct ones {
+    const uint8_t *stream, *end;
+    uint64_t at;                /* bit at which `bits` starts */
+    uint64_t bits;              /* ones not taken yet */
+} ones;
+
+static void next_word(ones *in)
+{
+    in->at += 64u - (in->at & 7u); /* at a byte from the second word on */
+    in->bits = load(in->stream + (in->at >> 3), in->end);
+}
+
+static inline uint64_t next_one(ones *in)
+{
+    while (in->bits == 0) next_word(in);
+    uint64_t at = in->at + trailing_zeros(in->bits);
+    in->bits &= in->bits - 1u;
+    return at;
+}
+
+static void skip_ones(ones *in, uint32_t n)
+{
+    for (uint32_t here; (here = count_ones(in->bits)) <= n && n > 0; n -= here) next_word(in);
+    for (; n > 0; n--) in->bits &= in->bits - 1u;
+}
+
+/* Keys of n rows from row `first` of the part on, all of one block. */
+static void read_keys(const uint8_t *end, td_part *part, uint32_t first, uint32_t n, uint64_t *keys)
+{
+    td_part_start_block(part, first / TD_KEY_BLOCK);
+    uint32_t skipped = first % TD_KEY_BLOCK, n_low = part->n_low;
+    uint64_t start = part->at_high, low_at = part->at_low, all = mask_of(part->header.n_bases), low_mask = mask_of(n_low);
+    if (skipped == 0) {
+        *keys++ = part->first_key;
+        n--;
+    } else {
+        skipped--;
+    }
+    if (n == 0) return;
+    low_at += (uint64_t)skipped * n_low;
+    ones in = {part->codes, end, start & ~(uint64_t)7u, 0};
+    in.bits = load(in.stream + (start >> 3), end) >> (start & 7u) << (start & 7u);
+    skip_ones(&in, skipped);
+    start += skipped;
+    for (uint32_t i = 0; i < n; i++, low_at += n_low) {
+        uint64_t high = next_one(&in) - start - i, low = read(part->codes, end, low_at, n_low, low_mask);
+        keys[i] = (part->first_key + (high << n_low) + low) & all;
+    }
+}
+
+/* Bits of the bases block at which the base of each row starts. */
+static void read_bases(const uint8_t *end, const td_part *part, uint64_t row_at, uint32_t n, uint64_t *at)
+{
+    uint64_t mask = mask_of(part->id_bits);
+    for (uint32_t i = 0; i < n; i++, row_at += td_part_row_bits(part)) {
+        at[i] = read(part->rows, end, row_at, part->id_bits, mask) * part->header.base_bits;
+    }
+}
+
+static void add_tables(const word *word, uint32_t chunk, const uint64_t *keys, uint32_t n, uint64_t *out)
+{
+    uint64_t mask = mask_of(chunk);
+    for (uint32_t t = 0; t < word->n_tables; t += GROUP) {
+        const table *by = word->tables + t;
+        const uint64_t *a = by[0].entry, *b = by[1].entry, *c = by[2].entry, *d = by[3].entry;
+        uint32_t to_a = by[0].shift, to_b = by[1].shift, to_c = by[2].shift, to_d = by[3].shift;
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t key = keys[i];
+            out[i] |= a[key >> to_a & mask] | b[key >> to_b & mask] | c[key >> to_c & mask] | d[key >> to_d & mask];
+        }
+    }
+}
+
+static void add_bases(const uint8_t *end, const td_part *part, const spread *by, const uint64_t *base_at, uint32_t n,
+                      uint64_t *out)
+{
+    uint64_t mask = mask_of(by->n_bits);
+    for (uint32_t i = 0; i < n; i++) {
+        out[i] |= spread_bits(by, read(part->bases, end, base_at[i] + by->at, by->n_bits, mask));
+    }
+}
+
+static void add_deviations(const uint8_t *end, const td_part *part, const spread *by, uint64_t row_at, uint32_t n,
+                           uint64_t *out)
+{
+    uint64_t mask = mask_of(by->n_bits), at = row_at + by->at;
+    for (uint32_t i = 0; i < n; i++, at += td_part_row_bits(part)) {
+        out[i] |= spread_bits(by, read(part->rows, end, at, by->n_bits, mask));
+    }
+}
+
+/* Value by value, modulo 2^bits: high bits are added without their carry. */
+static void add_sum(uint64_t sum, uint32_t bits, uint32_t n, uint64_t *out)
+{
+    uint64_t high = (bits == 8 ? 0x8080808080808080u : bits == 16 ? 0x8000800080008000u : 0x8000000080000000u);
+    uint64_t low_sum = sum & ~high;
+    for (uint32_t i = 0; i < n; i++) out[i] = ((out[i] & ~high) + low_sum) ^ ((out[i] ^ sum) & high);
+}
+
+static void look_up(const word *word, uint32_t bits, uint32_t n, uint64_t *out)
+{
+    uint64_t mask = mask_of(bits);
+    for (uint32_t l = 0; l < word->n_lookups; l++) {
+        const lookup *by = word->lookups + l;
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t number = out[i] >> by->shift & mask, entry = by->entry[number < by->last ? number : by->last];
+            out[i] = (out[i] & ~(mask << by->shift)) | entry << by->shift;
+        }
+    }
+}
+
+/* The first n_values of a word, in the machine's byte order. */
+static void put_values(uint64_t value, uint32_t bits, uint32_t n_values, uint8_t *out)
+{
+    for (uint32_t v = 0; v < n_values; v++, value >>= bits) {
+        if (bits == 8) {
+            out[v] = (uint8_t)(value & 0xFFu);
+        } else if (bits == 16) {
+            uint16_t half = (uint16_t)(value & 0xFFFFu);
+            memcpy(out + 2u * v, &half, sizeof half);
+        } else {
+            uint32_t whole = (uint32_t)value;
+            memcpy(out + 4u * v, &whole, sizeof whole);
+        }
+        if (bits == 32 && v == 1) break;
+    }
+}
+
+/* Words into their rows. On little-endian machines a word is its values in memory: it is written whole, also over what
+ * follows its row, where words are yet to come, but never past the last row. */
+static void put_words(const uint64_t *words, uint32_t n, uint32_t bits, uint32_t n_values, size_t stride, uint8_t *out,
+                      const uint8_t *end)
+{
+    uint32_t i = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    for (; i < n && end - out >= 8; i++, out += stride) memcpy(out, words + i, 8);
+#else
+    (void)end;
+#endif
+    for (; i < n; i++, out += stride) put_values(words[i], bits, n_values, out);
+}
+
+/* n rows from row `first` of the part on, all of one block. */
+static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uint32_t n, uint8_t *out, const uint8_t *end)
+{
+    const uint8_t *file_end = u->pack->file.data + u->pack->file.size;
+    td_part *part = &from->part;
+    uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, row_at = (uint64_t)first * td_part_row_bits(part);
+    uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
+    size_t stride = (size_t)u->pack->n_features * (u->bits / 8u);
+    if (td_part_has(part, TD_PART_KEYS)) read_keys(file_end, part, first, n, keys);
+    else if (part->id_bits) read_bases(file_end, part, row_at, n, keys);
+    for (uint32_t w = n_words; w-- > 0;) { /* backwards, as a row's last word may reach into the next row */
+        const word *word = from->words + w;
+        for (uint32_t i = 0; i < n; i++) values[i] = word->constant;
+        if (word->n_tables) add_tables(word, from->chunk, keys, n, values);
+        if (word->base.n_bits) add_bases(file_end, part, &word->base, keys, n, values);
+        if (word->deviation.n_bits) add_deviations(file_end, part, &word->deviation, row_at, n, values);
+        add_sum(word->sum, u->bits, n, values);
+        if (word->n_lookups) look_up(word, u->bits, n, values);
+        uint32_t left = u->pack->n_features - w * n_lanes;
+        put_words(values, n, u->bits, left < n_lanes ? left : n_lanes, stride, out + 8u * (size_t)w, end);
+    }
+#if TD_IMAGES
+    for (uint32_t i = 0; u->pack->image && i < n; i++) {
+        td_image_inverse(u->pack->image, (int32_t *)(void *)(out + i * stride));
+    }
+#endif
+}
+
+int td_unpacker_rows(const td_unpacker *u, uint32_t first, uint32_t count, void *values)
+{
+    size_t stride = (size_t)u->pack->n_features * (u->bits / 8u);
+    uint8_t *out = (uint8_t *)values;
+    const uint8_t *end = out + count * stride;
+    if (first > u->pack->n_rows || count > u->pack->n_rows - first) return TD_E_RANGE;
+    while (count > 0) {
+        prepared *from = prepare(u, first);
+        if (!from) return TD_E_FORMAT;
+        uint32_t row = first - from->part.first_row, n = TD_KEY_BLOCK - row % TD_KEY_BLOCK;
+        if (n > from->part.header.n_rows - row) n = from->part.header.n_rows - row;
+        if (n > count) n = count;
+        read_block(u, from, row, n, out, end);
+        out += n * stride;
+        first += n;
+        count -= n;
+    }
+    return TD_OK;
+}
+
+int td_unpacker_take(const td_unpacker *u, const uint32_t *rows, uint32_t count, void *values)
+{
+    size_t stride = (size_t)u->pack->n_features * (u->bits / 8u);
+    uint8_t *out = (uint8_t *)values;
+    int status = TD_OK;
+    for (uint32_t i = 0; status == TD_OK && i < count; i++) status = td_unpacker_rows(u, rows[i], 1, out + i * stride);
+    return status;
+}
