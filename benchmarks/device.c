@@ -1,6 +1,6 @@
 /* Measures one work item on a Cortex-M of an MPS2 under QEMU: instructions and memory, as one line of
  * JSON over the UART. benchmarks/device.py compiles it with the core, startup and port of the firmware, and says by
- * BENCH_* what to do. */
+ * BENCH_* what to do. Steps are BENCH_SAMPLES, with BENCH_BATCH of them an update. */
 #include <string.h>
 
 #include "td_internal.h"
@@ -92,12 +92,16 @@ static uint32_t fill(float *x, uint32_t n, uint32_t random)
 #endif
 
 #if BENCH_WORK != BENCH_RUN
+static const td_train_config config = {.learning_rate = 0.01f,
+                                       .batch = BENCH_BATCH,
+                                       .optimizer = BENCH_OPTIMIZER,
+                                       .precision = BENCH_PRECISION};
+
 static void open_trainer(td_trainer *trainer, const td_model *model, void *memory)
 {
-    td_train_config config;
-    memset(&config, 0, sizeof config);
-    config.learning_rate = 0.01f;
-    if (td_trainer_init(trainer, model, &config, memory, td_trainer_size(model)) != TD_OK) fail("trainer");
+    if (td_trainer_init(trainer, model, &config, memory, td_trainer_size(model, &config, NULL)) != TD_OK) {
+        fail("trainer");
+    }
 }
 #endif
 
@@ -113,7 +117,7 @@ static void measure(const td_model *model, uint8_t *arena)
     static float x[BENCH_INPUTS];
     td_trainer trainer;
     open_trainer(&trainer, model, arena + size);
-    size += td_trainer_size(model);
+    size += td_trainer_size(model, &config, NULL);
 #endif
     uint32_t start = ticks_now();
     if (td_model_run(model, arena, model->arena_size) != TD_OK) fail("run");
@@ -150,7 +154,7 @@ static void measure(const td_model *model, uint8_t *arena)
     for (uint32_t i = 0; i < BENCH_SAMPLES; i++) random = fill(x, BENCH_INPUTS, random);
     ticks -= ticks_now() - start;
     report(ticks, BENCH_SAMPLES, td_crc32(0, (const uint8_t *)trainer.parameters, trainer.n_parameters * 4u),
-           td_trainer_size(model));
+           td_trainer_size(model, &config, NULL));
 }
 #endif
 
@@ -163,7 +167,7 @@ void td_firmware(void)
     if (td_model_open(&model, bench_model, (uint32_t)(bench_model_end - bench_model)) != TD_OK) fail("model");
     uint32_t needed = model.arena_size;
 #if BENCH_WORK != BENCH_RUN
-    needed += td_trainer_size(&model);
+    needed += td_trainer_size(&model, &config, NULL);
 #endif
     if (needed > memory.arena_size) fail("memory");
     measure(&model, memory.arena);

@@ -36,6 +36,7 @@ from tinydream.graph import read_graph
 HERE = Path(__file__).resolve().parent
 MODELS = Path(os.environ.get("TINYDREAM_MODELS", HERE.parent.parent / "shared" / "models"))
 RUN, CLASSIFY, PREDICT, STEP = range(4)
+ADAM, FIXED = int(lib.TD_OPTIMIZER_ADAM), int(lib.TD_PRECISION_FIXED)
 SAMPLES = 32
 PATIENCE = 120.0  # seconds for one program
 FLAGS = {"M0": boards.board("microbit").flags, "M3": ("-mcpu=cortex-m3", "-mthumb")}
@@ -54,6 +55,12 @@ class Item:
     peer_memory: str
     most: int | None
     core: str = "M4F"
+    most_memory: int | None = None  # bytes of RAM
+    training: tuple[tuple[str, int], ...] = ()  # fields of td_train_config beside its rate
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"batch": 1, "optimizer": 0, "precision": 0, **dict(self.training)}
 
 
 def main() -> int:
@@ -87,6 +94,8 @@ def render(found: dict[str, dict[str, Any]]) -> str:
         wanted = ""
         if item.most is not None:
             wanted = f"at most {item.most:,}" + ("" if row["instructions"] <= item.most else " (not reached)")
+        if item.most_memory is not None:
+            wanted += f"; {item.most_memory:,} bytes" + ("" if row["ram"] <= item.most_memory else " (not reached)")
         lines.append(
             f"| {item.title} | {item.peer} {item.peer_figure:,} | {item.peer_memory} | {row['instructions']:,} | "
             f"{row['ram']:,} | {row['code']:,} | {wanted} |"
@@ -192,9 +201,11 @@ def build_program(item: Item, compiled: model.Model, work: Path) -> Path:
     core, firmware = resources.directory("c_src"), resources.directory("firmware")
     sources = [*sorted(core.glob("*.c")), firmware / "startup_cortex_m.c", firmware / board.driver, HERE / "device.c"]
     defines = {"WORK": item.work, "SAMPLES": SAMPLES, "INPUTS": compiled.embedding_size, "CLASSES": classes(compiled)}
+    defines |= {key.upper(): value for key, value in item.options.items()}
     flags = [*build.COMMON, "-O2", "-ffreestanding", *build.WARNINGS, *board.flags]
     flags += [f"-I{path}" for path in (work, core, firmware)]
     flags += [f"-DBENCH_{key}={value}u" for key, value in defines.items()]
+    flags += [f"-DTD_TRAIN_OPTIONS={int(bool(item.training))}", f"-DTD_TRAIN_FIXED={item.options['precision']}"]
     options = ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-T{work}/bench.ld"]
     elf = work / "bench.elf"
     subprocess.run(
@@ -243,8 +254,8 @@ def on_host(item: Item, compiled: model.Model) -> int:
         ffi.memmove(arena + native.input_offset, bytes(values), len(values))
         assert lib.td_model_run(native, arena, size) == 0
         return zlib.crc32(bytes(ffi.buffer(arena + native.embedding_offset, native.embedding_size)))
-    config = ffi.new("td_train_config *", {"learning_rate": 0.01})
-    size = lib.td_trainer_size(native)
+    config = ffi.new("td_train_config *", {"learning_rate": 0.01, **item.options})
+    size = lib.td_trainer_size(native, config, ffi.NULL)
     memory, trainer, loss = ffi.new("uint64_t[]", size // 8 + 1), ffi.new("td_trainer *"), ffi.new("float *")
     assert lib.td_trainer_init(trainer, native, config, memory, size) == 0
     state, n_in = 1, compiled.embedding_size
@@ -282,6 +293,12 @@ ITEMS = [
          "AIfES 2.2.0", 282_369, "37.7 KB", 28_000),
     Item("inference", "MLP 64-32-10 f32, inference", mlp, PREDICT, "AIfES 2.2.0", 17_184, "10.3 KB", 8_000),
     Item("step-m0", "the step of SGD as Cortex-M0 code", mlp, STEP, "AIfES 2.2.0", 2_043_464, "", 500_000, core="M0"),
+    Item("step-32", "the same MLP, SGD, batch 32, a sample", mlp, STEP, "AIfES 2.2.0", 58_240, "56.1 KB", 22_000,
+         most_memory=24_576, training=(("batch", 32),)),
+    Item("adam-32", "the same MLP, Adam, batch 32, a sample", mlp, STEP, "AIfES 2.2.0", 140_979, "75.6 KB", 30_000,
+         most_memory=45_056, training=(("batch", 32), ("optimizer", ADAM))),
+    Item("step-m0-fixed", "the step of SGD as Cortex-M0 code, fixed point", mlp, STEP, "AIfES 2.2.0", 2_043_464, "",
+         500_000, core="M0", training=(("precision", FIXED),)),
     Item("kws", "MLPerf Tiny kws int8, inference", stored("kws_ref_model.tflite"), CLASSIFY,
          "tflite-micro + CMSIS-NN", 7_697_890, "arena 22.8 KB, code 89 KB", 7_000_000),
     Item("ad01", "MLPerf Tiny ad01 int8, inference", stored("ad01_int8.tflite", whole=True), RUN,

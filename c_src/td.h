@@ -581,38 +581,107 @@ int td_sampler_get(td_sampler *sampler, uint32_t epoch, uint32_t i, int32_t *row
                    uint32_t *label, float *weight);
 
 /* ------------------------------------------------------------------- train
- * Fine-tunes the tail in f32: softmax cross-entropy, sample weights, SGD with batch 1 in place.
+ * Fine-tunes the tail. train.c is the run of one step; layers are in dense.c (f32) and fixed.c (integers), losses in
+ * loss.c, and what turns gradients into new parameters in optimise.c. With batch 1, SGD and f32 parameters change in
+ * place: there is no gradient buffer.
  */
+enum td_loss {
+    TD_LOSS_CROSS_ENTROPY = 0,  /* of the softmax of the tail's outputs */
+    TD_LOSS_MEAN_SQUARE = 1     /* mean over the outputs of (output - target)^2; for models without a softmax */
+};
+
+enum td_optimizer {             /* g: mean gradient of a batch */
+    TD_OPTIMIZER_SGD = 0,       /* w -= rate g */
+    TD_OPTIMIZER_MOMENTUM = 1,  /* m = momentum m - rate g; w += m */
+    TD_OPTIMIZER_ADAM = 2       /* Kingma and Ba 2015, algorithm 1 with the order of section 2's last paragraph */
+};
+
+enum td_precision {
+    TD_PRECISION_F32 = 0,
+    TD_PRECISION_FIXED = 1      /* int32 weights, int16 activations: batch 1 and SGD without l2 and clipping */
+};
+
 typedef struct td_train_config {
     float learning_rate;        /* 0 means 0.05 */
-    float l2;                   /* pulls each weight towards its value before training; 0: none */
-    uint32_t reserved;
+    float l2;                   /* pulls each weight, not biases, towards its value before training; 0: none */
+    float momentum;             /* of momentum; Adam's beta 1; below 1, 0 means 0.9 */
+    float beta_2;               /* Adam's; below 1, 0 means 0.999 */
+    float epsilon;              /* Adam's; 0 means 1e-7 */
+    float clip_norm;            /* length of the gradient of all parameters together at most; 0: any */
+    float clip_value;           /* each of the gradient's values at most; 0: any. Not together with clip_norm */
+    uint32_t batch;             /* steps that make one update, with the mean of their gradients; 0 means 1 */
+    uint8_t loss;               /* enum td_loss */
+    uint8_t optimizer;          /* enum td_optimizer */
+    uint8_t precision;          /* enum td_precision */
+    uint8_t keep_best;          /* 1: room for td_trainer_keep */
 } td_train_config;
+
+/* Bytes by purpose. */
+typedef struct td_trainer_parts {
+    uint32_t parameters;
+    uint32_t gradient;          /* 0: updates in place */
+    uint32_t state;             /* moments of the optimiser */
+    uint32_t best;              /* a copy of the parameters */
+    uint32_t activations;       /* outputs and their gradients, settings */
+} td_trainer_parts;
+
+typedef struct td_fixed td_fixed;
+
+/* What a trainer has beyond cross-entropy and SGD in place; in its memory, where anything else was asked for. */
+typedef struct td_trainer_options {
+    td_train_config config;
+    float *gradient;            /* sums over the steps of a batch; NULL: updates in place */
+    float *moments;             /* n_parameters of them, with Adam twice: means, then mean squares */
+    float *best;                /* NULL without keep_best */
+    td_fixed *fixed;            /* NULL: f32 */
+    float power_1;              /* Adam's betas to the power of the updates so far */
+    float power_2;
+    uint32_t n_steps;           /* of the batch so far */
+} td_trainer_options;
 
 typedef struct td_trainer {
     const td_model *model;
-    td_train_config config;
-    float *parameters;          /* per layer: n_out x n_in weights, then n_out biases */
+    float learning_rate;
+    float *parameters;          /* per layer: n_out x n_in weights, then n_out biases; with fixed point as int32 */
     uint32_t n_parameters;
-    float *activations;         /* per layer outputs, the last holds probabilities */
+    float *activations;         /* per layer outputs, the last holds probabilities; with fixed point the last's only */
     float *deltas;              /* gradient at a layer's output, twice the widest of them */
+    td_trainer_options *options; /* NULL: none */
     float logit_min;            /* smallest and largest of 0 and the logits seen since */
     float logit_max;            /* td_trainer_reset_range: for the requantisation of the tail's output */
 } td_trainer;
 
-/* Bytes for parameters, activations and deltas. */
-uint32_t td_trainer_size(const td_model *model);
-/* Dequantises the tail into memory. TD_E_UNSUPPORTED without a tail, TD_E_ARGUMENT for a rate or l2 that
- * is not from 0 to 1e6, TD_E_MEMORY. */
+/* Bytes that a trainer needs, and for what (parts may be NULL). config: NULL for all zeros. */
+uint32_t td_trainer_size(const td_model *model, const td_train_config *config, td_trainer_parts *parts);
+/* Dequantises the tail into memory. TD_E_UNSUPPORTED without a tail, for a mean square behind a softmax, and for
+ * fixed point with what it does not have; TD_E_ARGUMENT for a number out of its bounds (rates, l2 and clips from 0 to
+ * 1e6), TD_E_MEMORY. */
 int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_config *config,
                     void *memory, uint32_t size);
 void td_trainer_reset_range(td_trainer *trainer);
-/* x: embedding_size real values. Returns the class with the largest logit (the lowest index on a
- * tie); *loss (may be NULL) against label. */
+/* x: embedding_size real values. Returns the class with the largest output (the lowest index on a
+ * tie); *loss (may be NULL) against label. The outputs stay in td_trainer_outputs, or what the loss made of them. */
 int td_trainer_predict(td_trainer *trainer, const float *x, uint32_t label, float *loss);
-/* One SGD step on loss * weight. Returns the class predicted before the step, or TD_E_RANGE when
- * label >= n_classes. */
+/* One step on loss * weight; the last of a batch updates the parameters. Returns the class predicted before the step,
+ * or TD_E_RANGE when label >= n_classes. */
 int td_trainer_step(td_trainer *trainer, const float *x, uint32_t label, float weight, float *loss);
+/* The same towards n_out real values: targets of a mean square, or shares of the classes. */
+int td_trainer_predict_to(td_trainer *trainer, const float *x, const float *targets, float *loss);
+int td_trainer_step_to(td_trainer *trainer, const float *x, const float *targets, float weight, float *loss);
+/* n_out values of the forward pass before: real outputs, or probabilities after a cross-entropy was asked for. */
+const float *td_trainer_outputs(const td_trainer *trainer);
+/* Updates with the steps of a batch that is not full, if there are any: at the end of an epoch. */
+void td_trainer_flush(td_trainer *trainer);
+
+/* Parameters [first, first + n) as real numbers. */
+void td_trainer_get(const td_trainer *trainer, uint32_t first, uint32_t n, float *values);
+/* Sets parameters, finite values, in pieces from 0 on and in order. */
+void td_trainer_set(td_trainer *trainer, uint32_t first, uint32_t n, const float *values);
+/* Whether every parameter is finite; with fixed point always. */
+bool td_trainer_is_finite(const td_trainer *trainer);
+/* With keep_best: remembers the parameters as they are; takes those remembered last. TD_E_STATE without. */
+int td_trainer_keep(td_trainer *trainer);
+int td_trainer_restore(td_trainer *trainer);
 
 /* cdef-end */
 

@@ -27,4 +27,14 @@
 #define TD_IMAGES 1
 #endif
 
+/* 0: the trainer knows nothing but cross-entropy and SGD in place in f32, in less code; other settings are refused. */
+#ifndef TD_TRAIN_OPTIONS
+#define TD_TRAIN_OPTIONS 1
+#endif
+
+/* 0: no training in integers. */
+#ifndef TD_TRAIN_FIXED
+#define TD_TRAIN_FIXED TD_TRAIN_OPTIONS
+#endif
+
 #endif /* TD_CONFIG_H */

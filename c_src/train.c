@@ -1,8 +1,7 @@
-/* Fine-tuning of the tail in f32: softmax cross-entropy, SGD with batch 1 in place.
- *
- * Every loop runs in index order and the build forbids contraction, so that a host and a soft-float
- * board compute the same bits. */
-#include "td_internal.h"
+/* Fine-tuning of the tail: one step from a sample to new parameters. */
+#include "train.h"
+
+static const td_train_config defaults = {0};
 
 static uint32_t widest(const td_model *model)
 {
@@ -13,15 +12,10 @@ static uint32_t widest(const td_model *model)
     return width;
 }
 
-static uint32_t layer_parameters(const td_dense *layer)
-{
-    return (uint32_t)layer->n_out * ((uint32_t)layer->n_in + 1u);
-}
-
 static uint32_t count_parameters(const td_model *model)
 {
     uint32_t n = 0;
-    for (uint32_t l = 0; l < model->n_tail; l++) n += layer_parameters(&model->tail[l]);
+    for (uint32_t l = 0; l < model->n_tail; l++) n += td_dense_parameters(&model->tail[l]);
     return n;
 }
 
@@ -32,45 +26,164 @@ static uint32_t count_activations(const td_model *model)
     return n;
 }
 
-uint32_t td_trainer_size(const td_model *model)
+static const td_dense *last_layer(const td_model *model)
 {
-    uint32_t floats = count_parameters(model) + count_activations(model) + 2u * widest(model);
-    return floats * (uint32_t)sizeof(float);
+    return &model->tail[model->n_tail - 1];
 }
 
-/* The layer as the model file has it: weights, then biases. */
-static void load_layer(const td_dense *layer, float *parameters)
+/* The loss overwrites the outputs, but whether a ReLU held one at 0 is needed later. */
+static uint32_t count_kept(const td_model *model)
 {
-    const int8_t *stored = (const int8_t *)layer->weights;
-    for (uint32_t row = 0; row < layer->n_out; row++) {
-        float scale = td_get_f32(layer->scales + 4u * row);
-        for (uint32_t column = 0; column < layer->n_in; column++) *parameters++ = scale * (float)*stored++;
+    return last_layer(model)->activation == TD_ACT_RELU ? last_layer(model)->n_out : 0;
+}
+
+/* ------------------------------------------------------------------- memory */
+/* Clipping by norm in place knows the gradient by its factors; what l2 adds is none of them. */
+static bool needs_gradient(const td_train_config *config)
+{
+    return config->batch > 1 || config->optimizer != TD_OPTIMIZER_SGD ||
+           (config->clip_norm != 0.0f && config->l2 != 0.0f);
+}
+
+static bool needs_options(const td_train_config *config)
+{
+    return needs_gradient(config) || config->l2 != 0.0f || config->clip_norm != 0.0f || config->clip_value != 0.0f ||
+           config->loss != TD_LOSS_CROSS_ENTROPY || config->precision != TD_PRECISION_F32 || config->keep_best;
+}
+
+static uint32_t options_size(void)
+{
+    return ((uint32_t)sizeof(td_trainer_options) + 7u) & ~(uint32_t)7u;
+}
+
+static uint32_t count_moments(const td_train_config *config)
+{
+    return config->optimizer == TD_OPTIMIZER_ADAM ? 2u : config->optimizer == TD_OPTIMIZER_MOMENTUM ? 1u : 0u;
+}
+
+uint32_t td_trainer_size(const td_model *model, const td_train_config *config, td_trainer_parts *parts)
+{
+    if (!config || !TD_TRAIN_OPTIONS) config = &defaults;
+    uint32_t n = count_parameters(model) * (uint32_t)sizeof(float), floats = 0;
+    td_trainer_parts found;
+    found.parameters = n;
+    found.gradient = needs_gradient(config) ? n : 0;
+    found.state = count_moments(config) * n;
+    found.best = config->keep_best ? n : 0;
+    found.activations = needs_options(config) ? options_size() : 0;
+    if (config->precision == TD_PRECISION_FIXED) found.activations += td_fixed_size(model);
+    else if (model->n_tail) floats += count_activations(model) + 2u * widest(model) + count_kept(model);
+    found.activations += floats * (uint32_t)sizeof(float);
+    if (parts) *parts = found;
+    return found.parameters + found.gradient + found.state + found.best + found.activations;
+}
+
+static bool is_from_to(float value, float low, float high)
+{
+    return value >= low && value <= high;
+}
+
+static int check_config(const td_model *model, const td_train_config *config)
+{
+    if (model->n_tail == 0) return TD_E_UNSUPPORTED;
+    if (!is_from_to(config->learning_rate, 0.0f, 1e6f)) return TD_E_ARGUMENT;
+    if (!TD_TRAIN_OPTIONS) return needs_options(config) ? TD_E_UNSUPPORTED : TD_OK;
+    if (!is_from_to(config->l2, 0.0f, 1e6f) || !is_from_to(config->clip_norm, 0.0f, 1e6f) ||
+        !is_from_to(config->clip_value, 0.0f, 1e6f) || !is_from_to(config->epsilon, 0.0f, 1.0f) ||
+        !(config->momentum >= 0.0f && config->momentum < 1.0f) || !(config->beta_2 >= 0.0f && config->beta_2 < 1.0f) ||
+        config->loss > TD_LOSS_MEAN_SQUARE || config->optimizer > TD_OPTIMIZER_ADAM ||
+        config->precision > TD_PRECISION_FIXED || config->keep_best > 1 || config->batch > 0xFFFFu ||
+        (config->clip_norm != 0.0f && config->clip_value != 0.0f))
+        return TD_E_ARGUMENT;
+    if (config->loss == TD_LOSS_MEAN_SQUARE && model->ends_in_softmax) return TD_E_UNSUPPORTED;
+    if (config->precision == TD_PRECISION_FIXED &&
+        (!TD_TRAIN_FIXED || needs_gradient(config) || config->l2 != 0.0f || config->clip_norm != 0.0f ||
+         config->clip_value != 0.0f))
+        return TD_E_UNSUPPORTED;
+    return TD_OK;
+}
+
+/* At `memory`, and behind the parameters; returns the next float there. */
+static float *place_options(td_trainer *trainer, const td_train_config *config, void *memory, float *next)
+{
+    td_trainer_options *options = (td_trainer_options *)memory;
+    uint32_t n = trainer->n_parameters, n_moments = count_moments(config) * n;
+    trainer->options = options;
+    memset(options, 0, sizeof *options);
+    options->config = *config;
+    if (config->momentum == 0.0f) options->config.momentum = 0.9f;
+    if (config->beta_2 == 0.0f) options->config.beta_2 = 0.999f;
+    if (config->epsilon == 0.0f) options->config.epsilon = 1e-7f;
+    if (config->batch == 0) options->config.batch = 1;
+    options->power_1 = options->power_2 = 1.0f;
+    if (needs_gradient(config)) {
+        options->gradient = next;
+        options->moments = next + n;
+        memset(next, 0, (n + n_moments) * sizeof *next);
+        next += n + n_moments;
     }
-    for (uint32_t row = 0; row < layer->n_out; row++) *parameters++ = td_get_f32(layer->bias + 4u * row);
+    if (config->keep_best) {
+        options->best = next;
+        next += n;
+    }
+    return next;
 }
 
+static void load_parameters(td_trainer *trainer)
+{
+    float *parameters = trainer->parameters;
+    for (uint32_t l = 0; l < trainer->model->n_tail; l++) {
+        const td_dense *layer = &trainer->model->tail[l];
+        td_dense_load(layer, parameters);
+        parameters += td_dense_parameters(layer);
+    }
+}
+
+/* Memory: options, what fixed point needs, parameters, gradient, moments, best, activations, deltas, kept outputs. */
 int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_config *config,
                     void *memory, uint32_t size)
 {
-    if (model->n_tail == 0) return TD_E_UNSUPPORTED;
-    if (!(config->learning_rate >= 0.0f && config->learning_rate <= 1e6f) ||
-        !(config->l2 >= 0.0f && config->l2 <= 1e6f) || config->reserved != 0)
-        return TD_E_ARGUMENT;
-    if (size < td_trainer_size(model)) return TD_E_MEMORY;
+    int status = check_config(model, config);
+    if (status != TD_OK) return status;
+    if (size < td_trainer_size(model, config, NULL)) return TD_E_MEMORY;
+    memset(trainer, 0, sizeof *trainer);
     trainer->model = model;
-    trainer->config = *config;
-    if (trainer->config.learning_rate == 0.0f) trainer->config.learning_rate = 0.05f;
+    trainer->learning_rate = config->learning_rate == 0.0f ? 0.05f : config->learning_rate;
     trainer->n_parameters = count_parameters(model);
-    trainer->parameters = (float *)memory;
-    trainer->activations = trainer->parameters + trainer->n_parameters;
-    trainer->deltas = trainer->activations + count_activations(model);
-    float *parameters = trainer->parameters;
-    for (uint32_t l = 0; l < model->n_tail; l++) {
-        load_layer(&model->tail[l], parameters);
-        parameters += layer_parameters(&model->tail[l]);
+    bool is_optional = TD_TRAIN_OPTIONS && needs_options(config), is_fixed = config->precision == TD_PRECISION_FIXED;
+    uint8_t *fixed = (uint8_t *)memory + (is_optional ? options_size() : 0);
+    trainer->parameters = (float *)(void *)(fixed + (is_fixed ? td_fixed_size(model) : 0));
+    float *next = trainer->parameters + trainer->n_parameters;
+    if (is_optional) next = place_options(trainer, config, memory, next);
+    if (TD_TRAIN_FIXED && is_fixed) {
+        td_fixed_init(trainer, fixed);
+        return TD_OK;
     }
-    td_trainer_reset_range(trainer);
+    trainer->activations = next;
+    trainer->deltas = trainer->activations + count_activations(model);
+    load_parameters(trainer);
     return TD_OK;
+}
+
+static td_trainer_options *options_of(const td_trainer *trainer)
+{
+    return TD_TRAIN_OPTIONS ? trainer->options : NULL;
+}
+
+static bool is_fixed(const td_trainer *trainer)
+{
+    return TD_TRAIN_FIXED && trainer->options && trainer->options->fixed;
+}
+
+static uint8_t loss_of(const td_trainer *trainer)
+{
+    return options_of(trainer) ? options_of(trainer)->config.loss : TD_LOSS_CROSS_ENTROPY;
+}
+
+/* Room for the last layer's outputs, where a ReLU makes them. */
+static float *kept(const td_trainer *trainer)
+{
+    return trainer->deltas + (is_fixed(trainer) ? last_layer(trainer->model)->n_out : 2u * widest(trainer->model));
 }
 
 void td_trainer_reset_range(td_trainer *trainer)
@@ -79,96 +192,10 @@ void td_trainer_reset_range(td_trainer *trainer)
     trainer->logit_max = 0.0f;
 }
 
-#if defined(__thumb2__) && defined(__ARM_FP) && (__ARM_FP & 4)
-/* A Cortex-M with an FPU spends more on loading than on computing, and one instruction loads four floats; no C says so.
- * Products and sums are rounded one by one, as in C: the same bits. Four columns of two rows: */
-static inline void dot_block(const float **x, const float **w, const float **v, float *of_w, float *of_v)
+/* ------------------------------------------------------------------ forward */
+static uint32_t n_outputs(const td_trainer *trainer)
 {
-    __asm("vldmia %[x]!, {s0-s3}\n\t"
-          "vldmia %[w]!, {s4-s7}\n\t"
-          "vldmia %[v]!, {s8-s11}\n\t"
-          "vmul.f32 s4, s4, s0\n\t"
-          "vmul.f32 s8, s8, s0\n\t"
-          "vmul.f32 s5, s5, s1\n\t"
-          "vmul.f32 s9, s9, s1\n\t"
-          "vmul.f32 s6, s6, s2\n\t"
-          "vmul.f32 s10, s10, s2\n\t"
-          "vmul.f32 s7, s7, s3\n\t"
-          "vmul.f32 s11, s11, s3\n\t"
-          "vadd.f32 %[a], %[a], s4\n\t"
-          "vadd.f32 %[b], %[b], s8\n\t"
-          "vadd.f32 %[a], %[a], s5\n\t"
-          "vadd.f32 %[b], %[b], s9\n\t"
-          "vadd.f32 %[a], %[a], s6\n\t"
-          "vadd.f32 %[b], %[b], s10\n\t"
-          "vadd.f32 %[a], %[a], s7\n\t"
-          "vadd.f32 %[b], %[b], s11"
-          : [x] "+r"(*x), [w] "+r"(*w), [v] "+r"(*v), [a] "+t"(*of_w), [b] "+t"(*of_v)
-          :
-          : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "memory");
-}
-
-/* to[0..3] += factor * from[0..3] */
-static inline void add_block(float **to, const float **from, float factor)
-{
-    __asm volatile("vldmia %[from]!, {s0-s3}\n\t"
-                   "vldmia %[to], {s4-s7}\n\t"
-                   "vmul.f32 s0, s0, %[factor]\n\t"
-                   "vmul.f32 s1, s1, %[factor]\n\t"
-                   "vmul.f32 s2, s2, %[factor]\n\t"
-                   "vmul.f32 s3, s3, %[factor]\n\t"
-                   "vadd.f32 s4, s4, s0\n\t"
-                   "vadd.f32 s5, s5, s1\n\t"
-                   "vadd.f32 s6, s6, s2\n\t"
-                   "vadd.f32 s7, s7, s3\n\t"
-                   "vstmia %[to]!, {s4-s7}"
-                   : [to] "+r"(*to), [from] "+r"(*from)
-                   : [factor] "t"(factor)
-                   : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "memory");
-}
-#else
-static inline void dot_block(const float **x, const float **w, const float **v, float *of_w, float *of_v)
-{
-    for (int i = 0; i < 4; i++) {
-        float value = *(*x)++;
-        *of_w += *(*w)++ * value;
-        *of_v += *(*v)++ * value;
-    }
-}
-
-static inline void add_block(float **to, const float **from, float factor)
-{
-    for (int i = 0; i < 4; i++) *(*to)++ += factor * *(*from)++;
-}
-#endif
-
-/* Two rows of w . x at once load each x once. Each row's terms are added in index order, as everywhere. */
-static void dot_pair(const float *w, const float *v, const float *x, uint32_t n, float *of_w, float *of_v)
-{
-    float a = *of_w, b = *of_v;
-    const float *end = x + n, *whole = x + (n & ~(uint32_t)3);
-    while (x != whole) dot_block(&x, &w, &v, &a, &b);
-    while (x != end) {
-        a += *w++ * *x;
-        b += *v++ * *x++;
-    }
-    *of_w = a;
-    *of_v = b;
-}
-
-static void forward_layer(const td_dense *layer, const float *weights, const float *x, float *y)
-{
-    uint32_t n_in = layer->n_in, n_out = layer->n_out, row = 0;
-    memcpy(y, weights + (size_t)n_out * n_in, n_out * sizeof *y);
-    for (; row + 1u < n_out; row += 2u, weights += 2u * n_in) {
-        dot_pair(weights, weights + n_in, x, n_in, y + row, y + row + 1);
-    }
-    float unused = 0.0f;
-    if (row < n_out) dot_pair(weights, weights, x, n_in, y + row, &unused);
-    if (layer->activation != TD_ACT_RELU) return;
-    for (row = 0; row < n_out; row++) {
-        if (y[row] < 0.0f) y[row] = 0.0f;
-    }
+    return last_layer(trainer->model)->n_out;
 }
 
 static uint32_t largest(const float *values, uint32_t n)
@@ -181,111 +208,198 @@ static uint32_t largest(const float *values, uint32_t n)
 }
 
 /* Leaves the layers' outputs in activations, the last as logits; returns the last layer's outputs. */
-static float *forward(td_trainer *trainer, const float *x)
+static float *forward_layers(td_trainer *trainer, const float *x)
 {
     const td_model *model = trainer->model;
     const float *parameters = trainer->parameters;
     float *y = trainer->activations;
     for (uint32_t l = 0;; l++) {
         const td_dense *layer = &model->tail[l];
-        forward_layer(layer, parameters, x, y);
-        if (l + 1 == model->n_tail) break;
-        parameters += layer_parameters(layer);
+        td_dense_forward(layer, parameters, x, y);
+        if (l + 1 == model->n_tail) return y;
+        parameters += td_dense_parameters(layer);
         x = y;
         y += layer->n_out;
     }
-    for (uint32_t i = 0; i < model->tail[model->n_tail - 1].n_out; i++) {
+}
+
+static float *outputs(const td_trainer *trainer)
+{
+    uint32_t skipped = is_fixed(trainer) ? 0 : count_activations(trainer->model) - n_outputs(trainer);
+    return trainer->activations + skipped;
+}
+
+const float *td_trainer_outputs(const td_trainer *trainer)
+{
+    return outputs(trainer);
+}
+
+static float *forward(td_trainer *trainer, const float *x)
+{
+    float *y;
+    if (is_fixed(trainer)) {
+        td_fixed_forward(trainer, x);
+        y = trainer->activations;
+    } else {
+        y = forward_layers(trainer, x);
+    }
+    for (uint32_t i = 0, n = n_outputs(trainer); i < n; i++) {
         if (y[i] < trainer->logit_min) trainer->logit_min = y[i];
         if (y[i] > trainer->logit_max) trainer->logit_max = y[i];
     }
     return y;
 }
 
-/* In place: logits become probabilities. Returns the loss -log p[label]. */
-static float softmax(float *y, uint32_t n, uint32_t label)
+static int predict(td_trainer *trainer, const float *x, const td_target *target, float *loss)
 {
-    float top = y[largest(y, n)], of_label = y[label] - top, sum = 0.0f;
-    for (uint32_t i = 0; i < n; i++) {
-        y[i] = td_expf(y[i] - top);
-        sum += y[i];
-    }
-    float scale = 1.0f / sum;
-    for (uint32_t i = 0; i < n; i++) y[i] *= scale;
-    return td_logf(sum) - of_label;
+    float *y = forward(trainer, x);
+    int predicted = (int)largest(y, n_outputs(trainer));
+    if (loss) *loss = td_loss_value(loss_of(trainer), y, n_outputs(trainer), target);
+    return predicted;
 }
 
 int td_trainer_predict(td_trainer *trainer, const float *x, uint32_t label, float *loss)
 {
+    td_target target = {NULL, label};
+    if (loss && label >= n_outputs(trainer)) return TD_E_RANGE;
+    return predict(trainer, x, &target, loss);
+}
+
+int td_trainer_predict_to(td_trainer *trainer, const float *x, const float *targets, float *loss)
+{
+    td_target target = {targets, 0};
+    return predict(trainer, x, &target, loss);
+}
+
+/* ----------------------------------------------------------------- backward */
+/* A ReLU that holds an output at 0 passes nothing on. */
+static void through_activation(const td_dense *layer, const float *y, float *delta)
+{
+    if (layer->activation != TD_ACT_RELU) return;
+    for (uint32_t i = 0; i < layer->n_out; i++) {
+        if (!(y[i] > 0.0f)) delta[i] = 0.0f;
+    }
+}
+
+/* Without where the gradient goes (into: NULL) only its squared length is wanted. y: the last layer's outputs. */
+static float backward(td_trainer *trainer, const float *x, const float *y, float *into)
+{
     const td_model *model = trainer->model;
-    uint32_t n_classes = model->tail[model->n_tail - 1].n_out;
+    const td_trainer_options *options = options_of(trainer);
+    float *delta = trainer->deltas, *spare = trainer->deltas + widest(model), squares = 0.0f;
+    bool in_place = into == trainer->parameters;
+    float clip = in_place && options ? options->config.clip_value : 0.0f, l2 = options ? options->config.l2 : 0.0f;
+    float factor = in_place ? -trainer->learning_rate : 1.0f;
+    float decay = in_place ? l2 * trainer->learning_rate : 0.0f;
+    uint32_t at = trainer->n_parameters;
+    for (uint32_t l = model->n_tail; l-- > 0;) {
+        const td_dense *layer = &model->tail[l];
+        at -= td_dense_parameters(layer);
+        float *parameters = trainer->parameters + at, *down = l == 0 ? NULL : spare;
+        const float *input = l == 0 ? x : y - model->tail[l - 1].n_out;
+        float *target = into && clip == 0.0f ? into + at : NULL;
+        if (!into) squares += td_dense_norm(layer, input, delta);
+        td_dense_backward(layer, parameters, input, delta, down, target, factor, decay);
+        if (clip != 0.0f) {
+            td_dense_step_clipped(layer, parameters, input, delta, trainer->learning_rate, l2, clip);
+        }
+        if (l == 0) break;
+        y = input;
+        through_activation(&model->tail[l - 1], y, spare);
+        spare = delta;
+        delta = down;
+    }
+    return squares;
+}
+
+/* Gradient at the last layer's outputs. */
+static void start_backward(td_trainer *trainer, const float *y, const td_target *target, float weight)
+{
+    td_loss_delta(loss_of(trainer), y, n_outputs(trainer), target, weight, trainer->deltas);
+    through_activation(last_layer(trainer->model), kept(trainer), trainer->deltas);
+}
+
+static void add_step(td_trainer *trainer, const float *x, const float *y, const td_target *target, float weight)
+{
+    td_trainer_options *options = options_of(trainer);
+    start_backward(trainer, y, target, weight);
+    if (is_fixed(trainer)) {
+        td_fixed_backward(trainer, trainer->deltas);
+    } else if (!options || !options->gradient) {
+        if (options && options->config.clip_norm != 0.0f) {
+            /* The gradient is linear in what the loss hands down: clipping that clips all of it. */
+            weight *= td_clip_factor(backward(trainer, x, y, NULL), options->config.clip_norm);
+            start_backward(trainer, y, target, weight);
+        }
+        backward(trainer, x, y, trainer->parameters);
+    } else {
+        backward(trainer, x, y, options->gradient);
+        if (++options->n_steps == options->config.batch) td_optimise(trainer);
+    }
+}
+
+static int step(td_trainer *trainer, const float *x, const td_target *target, float weight, float *loss)
+{
     float *y = forward(trainer, x);
-    int predicted = (int)largest(y, n_classes);
-    if (loss) {
-        if (label >= n_classes) return TD_E_RANGE;
-        *loss = softmax(y, n_classes, label);
-    }
+    int predicted = (int)largest(y, n_outputs(trainer));
+    if (last_layer(trainer->model)->activation == TD_ACT_RELU) memcpy(kept(trainer), y, n_outputs(trainer) * sizeof *y);
+    *loss = td_loss_value(loss_of(trainer), y, n_outputs(trainer), target);
+    add_step(trainer, x, y, target, weight);
     return predicted;
-}
-
-/* to += factor * from */
-static void add_scaled(float *to, const float *from, float factor, uint32_t n)
-{
-    const float *end = from + n, *whole = from + (n & ~(uint32_t)3);
-    while (from != whole) add_block(&to, &from, factor);
-    while (from != end) *to++ += factor * *from++;
-}
-
-static void pull_back(const td_dense *layer, uint32_t row, float *w, float decay)
-{
-    const int8_t *stored = (const int8_t *)layer->weights + (size_t)row * layer->n_in;
-    float scale = td_get_f32(layer->scales + 4u * row);
-    for (uint32_t i = 0; i < layer->n_in; i++) w[i] -= decay * (w[i] - scale * (float)stored[i]);
-}
-
-/* With delta = dL/dy: dL/dx goes to *down (when wanted), then the weights take their step. Units without a gradient,
- * such as those that a ReLU holds at 0, change nothing and cost nothing. */
-static void backward_layer(const td_dense *layer, const td_train_config *config, float *weights, const float *x,
-                           const float *delta, float *down)
-{
-    float rate = config->learning_rate, decay = config->l2 * rate;
-    uint32_t n_in = layer->n_in;
-    float *w = weights, *bias = weights + (size_t)layer->n_out * n_in;
-    if (down) memset(down, 0, n_in * sizeof *down);
-    for (uint32_t row = 0; row < layer->n_out; row++, w += n_in) {
-        float step = rate * delta[row];
-        if (down && delta[row] != 0.0f) add_scaled(down, w, delta[row], n_in);
-        if (decay != 0.0f) pull_back(layer, row, w, decay);
-        if (step == 0.0f) continue;
-        add_scaled(w, x, -step, n_in);
-        bias[row] -= step;
-    }
 }
 
 int td_trainer_step(td_trainer *trainer, const float *x, uint32_t label, float weight, float *loss)
 {
-    const td_model *model = trainer->model;
-    const td_dense *last = &model->tail[model->n_tail - 1];
-    if (label >= last->n_out) return TD_E_RANGE;
-    float *y = forward(trainer, x);
-    int predicted = (int)largest(y, last->n_out);
-    *loss = softmax(y, last->n_out, label);
+    td_target target = {NULL, label};
+    if (label >= n_outputs(trainer)) return TD_E_RANGE;
+    return step(trainer, x, &target, weight, loss);
+}
 
-    float *delta = trainer->deltas, *spare = trainer->deltas + widest(model);
-    for (uint32_t i = 0; i < last->n_out; i++) delta[i] = weight * (y[i] - (i == label ? 1.0f : 0.0f));
-    float *parameters = trainer->parameters + trainer->n_parameters;
-    for (uint32_t l = model->n_tail; l-- > 0;) {
-        const td_dense *layer = &model->tail[l];
-        parameters -= layer_parameters(layer);
-        const float *input = l == 0 ? x : y - model->tail[l - 1].n_out;
-        backward_layer(layer, &trainer->config, parameters, input, delta, l == 0 ? NULL : spare);
-        if (l == 0) break;
-        y -= model->tail[l - 1].n_out;
-        for (uint32_t i = 0; i < layer->n_in; i++) {
-            if (model->tail[l - 1].activation == TD_ACT_RELU && !(y[i] > 0.0f)) spare[i] = 0.0f;
-        }
-        float *swap = delta;
-        delta = spare;
-        spare = swap;
+int td_trainer_step_to(td_trainer *trainer, const float *x, const float *targets, float weight, float *loss)
+{
+    td_target target = {targets, 0};
+    return step(trainer, x, &target, weight, loss);
+}
+
+void td_trainer_flush(td_trainer *trainer)
+{
+    if (options_of(trainer) && trainer->options->n_steps) td_optimise(trainer);
+}
+
+/* --------------------------------------------------------------- parameters */
+void td_trainer_get(const td_trainer *trainer, uint32_t first, uint32_t n, float *values)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        values[i] = is_fixed(trainer) ? td_fixed_get(trainer, first + i) : trainer->parameters[first + i];
     }
-    return predicted;
+}
+
+void td_trainer_set(td_trainer *trainer, uint32_t first, uint32_t n, const float *values)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (is_fixed(trainer)) td_fixed_set(trainer, first + i, values[i]);
+        else trainer->parameters[first + i] = values[i];
+    }
+}
+
+bool td_trainer_is_finite(const td_trainer *trainer)
+{
+    for (uint32_t i = 0; i < trainer->n_parameters && !is_fixed(trainer); i++) {
+        if (!(trainer->parameters[i] - trainer->parameters[i] == 0.0f)) return false;
+    }
+    return true;
+}
+
+int td_trainer_keep(td_trainer *trainer)
+{
+    if (!options_of(trainer) || !trainer->options->best) return TD_E_STATE;
+    td_trainer_get(trainer, 0, trainer->n_parameters, trainer->options->best);
+    return TD_OK;
+}
+
+int td_trainer_restore(td_trainer *trainer)
+{
+    if (!options_of(trainer) || !trainer->options->best) return TD_E_STATE;
+    td_trainer_set(trainer, 0, trainer->n_parameters, trainer->options->best);
+    return TD_OK;
 }

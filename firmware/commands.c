@@ -51,7 +51,9 @@ static void weights_bytes(const td_commands *c, uint32_t offset, uint32_t size, 
         if (at < WEIGHTS_HEADER) {
             memcpy(out, header + at, 4);
         } else {
-            put_f32(out, c->trainer.parameters[(at - WEIGHTS_HEADER) / 4u]);
+            float value;
+            td_trainer_get(&c->trainer, (at - WEIGHTS_HEADER) / 4u, 1, &value);
+            put_f32(out, value);
         }
     }
 }
@@ -99,7 +101,8 @@ static void load_weights(td_commands *c)
     c->logit_min = td_get_f32(record.data + 16);
     c->logit_max = td_get_f32(record.data + 20);
     for (uint32_t i = 0; i < c->trainer.n_parameters; i++) {
-        c->trainer.parameters[i] = td_get_f32(record.data + WEIGHTS_HEADER + 4u * i);
+        float value = td_get_f32(record.data + WEIGHTS_HEADER + 4u * i);
+        td_trainer_set(&c->trainer, i, 1, &value);
     }
 }
 
@@ -154,7 +157,7 @@ static int carve(td_commands *c, const td_train_config *config)
 {
     const td_memory *memory = &c->board.memory;
     uint32_t floats = c->model.n_tail ? 4u * c->model.embedding_size : 0u;
-    uint32_t parts[4] = {c->model.arena_size, td_trainer_size(&c->model), floats, floats}, left = memory->arena_size;
+    uint32_t parts[4] = {c->model.arena_size, td_trainer_size(&c->model, config, NULL), floats, floats}, left = memory->arena_size;
     for (int i = 0; i < 4; i++) {
         if (parts[i] > left || aligned(parts[i]) > left) return TD_E_MEMORY;
         left -= aligned(parts[i]);
@@ -228,19 +231,11 @@ static void fail_training(td_commands *c, int status)
     c->training.error = (int8_t)status;
 }
 
-/* False once a step was too large for f32: such weights must not be saved. */
-static bool is_trained_soundly(const td_trainer *trainer)
-{
-    for (uint32_t i = 0; i < trainer->n_parameters; i++) {
-        if (!is_finite(trainer->parameters[i])) return false;
-    }
-    return true;
-}
-
 static void end_of_pass(td_commands *c)
 {
     td_training *t = &c->training;
-    if (!is_trained_soundly(&c->trainer)) {
+    if (t->state == TD_TRAIN_EPOCH) td_trainer_flush(&c->trainer);
+    if (!td_trainer_is_finite(&c->trainer)) { /* a step was too large for f32: such weights must not be saved */
         fail_training(c, TD_E_RANGE);
         return;
     }
@@ -559,7 +554,7 @@ static int train_epoch(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     }
     if (c->training.state != TD_TRAIN_READY && c->training.state != TD_TRAIN_SAVED) return TD_E_STATE;
     if (!(rate >= 0.0f)) return TD_E_ARGUMENT;
-    c->trainer.config.learning_rate = rate;
+    c->trainer.learning_rate = rate;
     start_pass(&c->training, TD_TRAIN_EPOCH, epoch);
     return TD_OK;
 }

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinydream import boards, build, device, link
-from tinydream._native import lib
+from tinydream._native import ffi, lib
 from tinydream.emulator import Emulator, detached, spawn_detached, stop_detached
 from tinydream.errors import BoardError, BudgetError, DataError, LinkError, UsageError
 from tinydream.packs import pack
@@ -110,7 +110,7 @@ def test_stats_add_up_and_the_stack_is_measured(board: device.Device, emulator: 
         pass
     stats = board.stats()
     assert stats.arena_tensors == model().arena_size
-    assert stats.arena_trainer == lib.td_trainer_size(model().native)
+    assert stats.arena_trainer == lib.td_trainer_size(model().native, ffi.NULL, ffi.NULL)
     assert stats.arena_tensors + stats.arena_trainer + stats.arena_row <= stats.arena
     assert stats.fault == 0
     assert stats.infer_ticks > 0

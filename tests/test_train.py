@@ -218,11 +218,11 @@ class Tail:
 class Steps:
     """td_trainer on a Tail, one call at a time."""
 
-    def __init__(self, tail: Tail, learning_rate: float = 0.1, l2: float = 0.0) -> None:
-        self.tail, self.native, size = tail, ffi.new("td_trainer *"), lib.td_trainer_size(tail.native)
+    def __init__(self, tail: Tail, learning_rate: float = 0.1, l2: float = 0.0, **options: Any) -> None:
+        config = ffi.new("td_train_config *", {"learning_rate": learning_rate, "l2": l2, **options})
+        self.tail, self.native, size = tail, ffi.new("td_trainer *"), lib.td_trainer_size(tail.native, config, ffi.NULL)
         self.memory = ffi.new("uint8_t[]", size + 16)  # the last 16 guard
         ffi.memmove(self.memory + size, b"\x5a" * 16, 16)
-        config = ffi.new("td_train_config *", {"learning_rate": learning_rate, "l2": l2})
         assert lib.td_trainer_init(self.native, tail.native, config, self.memory, size) == 0
         self.guard = ffi.buffer(self.memory + size, 16)
 
@@ -352,10 +352,9 @@ def test_wrong_labels_and_settings_are_refused() -> None:
     before = ours.parameters.copy()
     assert ours.step(np.ones(3), 4, 1.0)[0] == ours.predict(np.ones(3), 4)[0] == lib.TD_E_RANGE
     np.testing.assert_array_equal(ours.parameters, before)
-    size = lib.td_trainer_size(tail.native)
-    for rate, l2, reserved in [(-1, 0, 0), (float("nan"), 0, 0), (float("inf"), 0, 0), (1, -1, 0), (1, float("inf"), 0),
-                               (1, float("nan"), 0), (1, 0, 1)]:  # fmt: skip
-        config = ffi.new("td_train_config *", {"learning_rate": rate, "l2": l2, "reserved": reserved})
+    size = lib.td_trainer_size(tail.native, ffi.NULL, ffi.NULL)
+    for rate, l2 in [(-1, 0), (float("nan"), 0), (float("inf"), 0), (1, -1), (1, float("inf")), (1, float("nan"))]:
+        config = ffi.new("td_train_config *", {"learning_rate": rate, "l2": l2})
         status = lib.td_trainer_init(ours.native, tail.native, config, ours.memory, size)
         assert status == lib.TD_E_ARGUMENT
 

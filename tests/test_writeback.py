@@ -17,7 +17,7 @@ from tinydream.writeback import write_back
 def stored_parameters(model: Model) -> np.ndarray:
     """The tail as the core dequantises it."""
     lib, ffi = _native.lib, _native.ffi
-    size = lib.td_trainer_size(model.native)
+    size = lib.td_trainer_size(model.native, ffi.NULL, ffi.NULL)
     memory = np.zeros(size // 8 + 1, np.int64)
     trainer, config = ffi.new("td_trainer *"), ffi.new("td_train_config *")
     view = ffi.from_buffer("uint8_t[]", memory)

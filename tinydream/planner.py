@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._native import lib
+from ._native import ffi, lib
 from .boards import Board
 from .errors import BudgetError
 from .packs import Pack
@@ -136,7 +136,7 @@ def _ram(model: Model, board: Board) -> tuple[Share, ...]:
         Share("firmware and link", board.reserve.statics),
         Share("stack", board.reserve.stack),
         Share("tensor arena", _aligned(model.arena_size)),
-        Share("trainer", _aligned(int(lib.td_trainer_size(model.native)))),
+        Share("trainer", _aligned(int(lib.td_trainer_size(model.native, ffi.NULL, ffi.NULL)))),
         Share("one row", 2 * row),  # as stored, and as real numbers
     )
 

@@ -74,7 +74,7 @@ class Trainer:
             if pack is not None:
                 check_pack(model, pack)
         native = ffi.new("td_train_config *", {"learning_rate": self.config.learning_rate, "l2": self.config.l2})
-        size = lib.td_trainer_size(model.native)
+        size = lib.td_trainer_size(model.native, native, ffi.NULL)
         self._memory = ffi.new("uint64_t[]", size // 8 + 1)
         self._trainer = ffi.new("td_trainer *")
         check(lib.td_trainer_init(self._trainer, model.native, native, self._memory, size), "preparing the trainer")
@@ -92,14 +92,16 @@ class Trainer:
     @property
     def parameters(self) -> npt.NDArray[np.float32]:
         """A copy of the tail: per layer its weights row by row, then its biases."""
-        return np.array(np.frombuffer(ffi.buffer(self._trainer.parameters, 4 * self._trainer.n_parameters), np.float32))
+        values = np.empty(self._trainer.n_parameters, np.float32)
+        lib.td_trainer_get(self._trainer, 0, len(values), ffi.from_buffer("float[]", values, require_writable=True))
+        return values
 
     @parameters.setter
     def parameters(self, values: npt.ArrayLike) -> None:
         array = np.ascontiguousarray(values, dtype=np.float32)
         if array.shape != (self._trainer.n_parameters,):
             raise DataError(f"the tail has {self._trainer.n_parameters} parameters, not {array.shape}")
-        ffi.memmove(self._trainer.parameters, ffi.from_buffer(array), array.nbytes)
+        lib.td_trainer_set(self._trainer, 0, len(array), ffi.from_buffer("float[]", array))
 
     @property
     def steps(self) -> int:
@@ -109,7 +111,7 @@ class Trainer:
     def epochs(self) -> Iterator[Epoch]:
         """Trains; yields each epoch as it ends."""
         for number, rate in enumerate(rates(self.config)):
-            self._trainer.config.learning_rate = rate
+            self._trainer.learning_rate = rate
             yield self._pass(number, train=True)
 
     def run(self) -> Epoch:

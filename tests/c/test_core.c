@@ -258,12 +258,12 @@ static void test_train(void)
     static const uint8_t weights[] = {1, 0xFE, 3, 0}, scales[] = {0, 0, 0, 0x3F, 0, 0, 0, 0x3F};
     static const uint8_t bias[] = {0, 0, 0, 0, 0, 0, 0x80, 0x3E};
     td_model model = {.embedding_size = 2, .n_tail = 1, .tail = {{2, 2, TD_ACT_NONE, weights, scales, bias}}};
-    td_train_config config = {0.5f, 0.0f, 0};
+    td_train_config config = {.learning_rate = 0.5f};
     td_trainer trainer;
     uint64_t memory[16];
     float x[] = {1.0f, 2.0f}, before, after;
-    CHECK(td_trainer_size(&model) <= sizeof memory);
-    CHECK(td_trainer_init(&trainer, &model, &config, memory, td_trainer_size(&model) - 1u) == TD_E_MEMORY);
+    CHECK(td_trainer_size(&model, &config, NULL) <= sizeof memory);
+    CHECK(td_trainer_init(&trainer, &model, &config, memory, td_trainer_size(&model, &config, NULL) - 1u) == TD_E_MEMORY);
     CHECK(td_trainer_init(&trainer, &model, &config, memory, sizeof memory) == TD_OK);
     CHECK(trainer.n_parameters == 6 && trainer.parameters[1] == -1.0f && trainer.parameters[5] == 0.25f);
     CHECK(td_trainer_predict(&trainer, x, 0, &before) == 1);
