@@ -28,6 +28,7 @@ _EXPORTS = {
     "Trainer": "train", "TrainConfig": "train", "Epoch": "train",
     "write_back": "writeback",
     "export_trainable": "export",
+    "survey": "surveys", "Candidate": "surveys",
     "TinyDreamError": "errors",
 }  # fmt: skip
 
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from .planner import plan as plan
     from .reduction import WeightedSamples as WeightedSamples
     from .reduction import reduce as reduce
+    from .surveys import Candidate as Candidate
+    from .surveys import survey as survey
     from .table import Table as Table
     from .table import read as read
     from .table import table_from_arrays as table_from_arrays

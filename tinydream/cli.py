@@ -47,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    if options.board is None:
+        return _survey(options)
     from .boards import board
     from .compiler import compile_model
     from .packs import open_pack
@@ -58,14 +60,31 @@ def _plan(options: argparse.Namespace) -> None:
         train=open_pack(options.data) if options.data else None,
         replay=open_pack(options.replay) if options.replay else None,
     )
+    arena = planned.model.arena
     facts = {
         "board": options.board,
         "ram": [asdict(share) for share in planned.ram], "ram_used": planned.ram_used, "ram_total": planned.ram_budget,
         "flash": [asdict(share) for share in planned.flash], "flash_used": planned.flash_used,
         "flash_total": planned.flash_budget, "steps": planned.steps,
         "inference_instructions": planned.inference_instructions, "step_instructions": planned.step_instructions,
+        "arena": {"bytes": arena.size, "lower_bound": arena.lower_bound, "in_place": arena.in_place},
     }  # fmt: skip
     _answer(options, facts, [planned.board.title, *planned.lines(), "it fits"])
+
+
+def _survey(options: argparse.Namespace) -> None:
+    from .packs import open_pack
+    from .surveys import survey, table
+
+    found = survey(
+        Path(options.model), options.cut,
+        train=open_pack(options.data) if options.data else None,
+        replay=open_pack(options.replay) if options.replay else None,
+    )  # fmt: skip
+    _answer(options, {"boards": [candidate.facts() for candidate in found]}, [
+        *table(found), "", "layers: dense layers, from the last on, that RAM has room to train",
+        "times: estimates, at one instruction a cycle; --board says more about one board",
+    ])  # fmt: skip
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -339,7 +358,7 @@ def _parser() -> argparse.ArgumentParser:
     cut(made)
     made.add_argument("--data", help="the training set, a .tdz")
     made.add_argument("--replay", help="the replay set, a .tdz")
-    made.add_argument("--board", default=DEFAULT_BOARD)
+    made.add_argument("--board", help="more on this one; default: which of all boards can run it")
 
     made = command("run", _run, "Run a whole model on the samples of a .npy file, with the kernels of the boards.")
     made.add_argument("model", help="the .tflite")

@@ -28,11 +28,12 @@ class UnsupportedModelError(TinyDreamError):
 
 
 class BudgetError(TinyDreamError):
-    """It does not fit: `what` is short of `missing` bytes on `board`."""
+    """It does not fit: `what` is short of `missing` bytes on `board`; `layer` needs most of it, "" where none does."""
 
-    def __init__(self, message: str, *, what: str, missing: int, board: str) -> None:
+    def __init__(self, message: str, *, what: str, missing: int, board: str, layer: str = "") -> None:
         super().__init__(message)
         self.what = what
+        self.layer = layer
         self.missing = missing
         self.board = board
 

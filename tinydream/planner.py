@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,9 @@ from .packs import Pack
 from .train import check_pack
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .model import Model, OperatorRow
 
-__all__ = ["Plan", "Share", "plan"]
+__all__ = ["Plan", "Share", "draft", "plan", "shortages"]
 
 ALIGNMENT = 16  # of each piece of the arena, as firmware/commands.c carves it
 WEIGHTS_HEADER = 32  # bytes before the parameters in a weight slot (docs/SPEC.md, "Commands")
@@ -86,6 +87,11 @@ class Plan:
         ):
             lines += [f"{title:<6}{share.purpose:<18}{share.size:>8,}" for share in shares]
             lines.append(f"{title:<6}{'total':<18}{used:>8,} of {budget:,} bytes")
+        arena = self.model.arena
+        lines.append(
+            f"arena {arena.size:,} bytes of tensors, {arena.gap:,} above the least that any plan needs; "
+            f"{arena.in_place} in place of others"
+        )
         return lines + self._time_lines()
 
     def _time_lines(self) -> list[str]:
@@ -100,26 +106,42 @@ class Plan:
 
 
 def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
-    """Plans RAM and flash. Raises BudgetError naming what does not fit and by how many bytes.
+    """Plans RAM and flash. Raises BudgetError naming what does not fit, in which layer, and by how many bytes.
 
     Raises DataError when a pack was not made through this model.
     """
+    drafted = draft(model, board, train=train, replay=replay)
+    for shortage in shortages(drafted):
+        raise shortage
+    return drafted
+
+
+def draft(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
+    """The plan whether it fits or not. Raises DataError when a pack was not made through this model."""
     for pack in (train, replay):
         if pack is not None:
             check_pack(model, pack)
-    ram = _ram(model, board)
-    flash = _flash(model, board, train, replay)
-    for share in flash:
+    steps = sum(pack.n_samples for pack in (train, replay) if pack and train)
+    return Plan(board, model, _ram(model, board), _flash(model, board, train, replay), steps)
+
+
+def shortages(drafted: Plan) -> Iterator[BudgetError]:
+    """What the board has too little of: objects of the store, then RAM."""
+    board = drafted.board
+    for share in drafted.flash:
         if share.limit is not None and share.size > share.limit:
-            raise BudgetError(
+            yield BudgetError(
                 f"{board.id}: the {share.purpose} takes {share.size} bytes of flash, but [store] gives it "
                 f"{share.limit}: {share.size - share.limit} missing. {_FLASH_ADVICE[share.purpose]}",
                 what=share.purpose, missing=share.size - share.limit, board=board.id,
+                layer=_name(max(drafted.model.rows, key=lambda row: row.flash)) if share.purpose == "model" else "",
             )  # fmt: skip
-    used = sum(share.size for share in ram)
-    if used > board.ram.size:
-        raise _ram_error(model, board, ram, used - board.ram.size)
-    return Plan(board, model, ram, flash, sum(pack.n_samples for pack in (train, replay) if pack and train))
+    if drafted.ram_used > board.ram.size:
+        yield _ram_error(drafted)
+
+
+def _name(row: OperatorRow) -> str:
+    return f"operator {row.index} ({row.name})"
 
 
 _FLASH_ADVICE = {
@@ -157,15 +179,21 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _ram_error(model: Model, board: Board, ram: tuple[Share, ...], missing: int) -> BudgetError:
-    largest = max(ram[2:], key=lambda share: share.size)
-    where = f"most of it is the {largest.purpose}, {largest.size} bytes"
+def _ram_error(drafted: Plan) -> BudgetError:
+    board, model, missing = drafted.board, drafted.model, drafted.ram_used - drafted.ram_budget
+    largest = max(drafted.ram[2:], key=lambda share: share.size)
+    where, layer = f"most of it is the {largest.purpose}, {largest.size} bytes", ""
     if largest.purpose == "tensor arena":
         frozen = (row for row in model.rows if not row.trained)
         row = max(frozen, key=lambda row: sum(math.prod(shape) for shape in (*row.inputs, row.output)))
-        where += f", where operator {row.index} ({row.name}) holds {', '.join(map(str, row.inputs))} and {row.output}"
+        layer = _name(row)
+        where += f", where {layer} holds {', '.join(map(str, row.inputs))} and {row.output}"
+    elif largest.purpose == "trainer":
+        row = max((row for row in model.rows if row.trained), key=lambda row: row.macs)
+        layer = _name(row)
+        where += f", where {layer} trains {row.macs} weights"
     return BudgetError(
         f"{board.id}: {missing} of {board.ram.size} bytes of RAM are missing; {where}. "
         "Use a smaller model, a later cut, or a board with more RAM",
-        what=largest.purpose, missing=missing, board=board.id,
+        what=largest.purpose, missing=missing, board=board.id, layer=layer,
     )  # fmt: skip
