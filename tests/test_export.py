@@ -54,7 +54,7 @@ def core_run(make: Callable[[], bytes], cut: int) -> Run:
     steps: dict[str, list[Any]] = {"x": [], "y": [], "weight": [], "rate": []}
     losses, weights = [], [trainer.parameters]
     for epoch, rate in enumerate(np.float32([0.1, 0.05])):
-        trainer._trainer.config.learning_rate = rate
+        trainer._trainer.learning_rate = rate
         for i in range(trainer.steps):
             check(lib.td_sampler_get(trainer._sampler, epoch, i, row, x, label, weight), "sample")
             values = np.array([*x], np.float32), np.int32(label[0]), np.float32(weight[0]), rate
