@@ -2,7 +2,7 @@
  *
  * Everything that a record can get wrong is refused in td_model_open, so that a run needs no checks:
  * a run touches only tensors that lie in the arena and data that lies in the file. */
-#include "kernels.h"
+#include "kernels_f32.h"
 #include "td_internal.h"
 
 enum { SECTION_META = 1, SECTION_TENSORS = 2, SECTION_OPS = 3, SECTION_TAIL = 4, SECTION_DATA = 5 };
@@ -271,6 +271,66 @@ static int check_int8(const td_model *model, const uint8_t *record)
     return good && op.min <= op.max ? TD_OK : TD_E_FORMAT;
 }
 
+/* ---------------------------------------------------------------------- f32 */
+
+/* All but the pointers. */
+static td_op_f32 read_f32(const uint8_t *record, const td_tensor *in)
+{
+    td_op shared = read_op(record, TD_FLOAT32);
+    td_op_f32 op;
+    memset(&op, 0, sizeof op);
+    op.kind = shared.kind;
+    op.activation = td_get32(record + 16);
+    op.y = shared.y;
+    op.x = shared.x;
+    op.filters.size = op.y.taps * op.x.taps * (op.kind == TD_OP_DEPTHWISE ? 1 : in->c);
+    op.filters.first = op.filters.first_bias = INT32_MAX;
+    return op;
+}
+
+/* Filters are read in place, which check_tensors has allowed: 4-byte aligned. Biases are f32 one by one. */
+static bool good_filters(const td_model *model, const uint8_t *record, const td_tensor *in, const td_tensor *out)
+{
+    uint32_t values = product(td_get16(record + 4), td_get16(record + 6)), weights = td_get32(record + 20);
+    if (record[0] != TD_OP_DEPTHWISE) values = product(values, (uint32_t)in->c);
+    else if (out->c % in->c != 0) return false;
+    values = product(values, (uint32_t)out->c);
+    return weights % 4u == 0 && (uintptr_t)model->data.data % 4u == 0 && in_data(model, weights, product(4, values))
+        && in_data(model, td_get32(record + 24), 4u * (uint32_t)out->c);
+}
+
+static int check_f32(const td_model *model, const uint8_t *record)
+{
+    td_tensor in = tensor_shape(model, record[1]), in_b = tensor_shape(model, record[2]);
+    td_tensor out = tensor_shape(model, record[3]);
+    td_op op = read_op(record, TD_FLOAT32);
+    bool good, bare = td_get32(record + 20) == 0 && td_get32(record + 24) == 0;
+    uint32_t last = op.kind == TD_OP_TABLE ? (uint32_t)TD_ACT_TANH : (uint32_t)TD_ACT_RELU_N1_TO_1;
+    if (in.type != TD_FLOAT32 || td_get32(record + 16) > last) return TD_E_FORMAT;
+    bool windows = good_axis(&op.y) && good_axis(&op.x);
+    switch (op.kind) {
+    case TD_OP_CONV:
+    case TD_OP_DENSE:
+    case TD_OP_DEPTHWISE: good = windows && good_filters(model, record, &in, &out); break;
+    case TD_OP_AVERAGE_POOL:
+    case TD_OP_MAX_POOL:
+        good = windows && bare && in.c == out.c && op.y.dilation == 1 && op.x.dilation == 1;
+        break;
+    case TD_OP_ADD:
+    case TD_OP_SUB:
+    case TD_OP_MUL:
+        good = bare && in_b.type == TD_FLOAT32 && spreads_to(&in, &out) && spreads_to(&in_b, &out);
+        break;
+    case TD_OP_MEAN: good = bare && out.h == 1 && out.w == 1 && out.c == in.c; break;
+    case TD_OP_TABLE:
+    case TD_OP_SOFTMAX:
+        good = same_shape(&in, &out) && in_data(model, td_get32(record + 20), 4) && td_get32(record + 24) == 0;
+        break;
+    default: return TD_E_UNSUPPORTED;
+    }
+    return good ? TD_OK : TD_E_FORMAT;
+}
+
 /* The type of the output says which kernels compute it. */
 static int check_op(const td_model *model, const uint8_t *record)
 {
@@ -281,6 +341,7 @@ static int check_op(const td_model *model, const uint8_t *record)
     if (record[0] == TD_OP_COPY || record[0] == TD_OP_FILL) return good_move(model, record) ? TD_OK : TD_E_FORMAT;
     switch (tensor_type(tensor_record(model, record[3]))) {
     case TD_INT8: return check_int8(model, record);
+    case TD_FLOAT32: return check_f32(model, record);
     default: return TD_E_UNSUPPORTED;
     }
 }
@@ -400,6 +461,27 @@ static void run_int8(const td_op *op, const td_tensor *in, const td_tensor *in_b
     }
 }
 
+static td_map map_of(const td_tensor *tensor)
+{
+    td_map map = {(float *)(void *)tensor->data, tensor->h, tensor->w, tensor->c};
+    return map;
+}
+
+static void run_f32(const td_model *model, const uint8_t *record, const td_tensor *in, const td_tensor *in_b,
+                    const td_tensor *out)
+{
+    td_op_f32 op = read_f32(record, in);
+    const uint8_t *weights = model->data.data + td_get32(record + 20);
+    td_map a = map_of(in), b = map_of(in_b), result = map_of(out);
+    if (op.kind == TD_OP_TABLE || op.kind == TD_OP_SOFTMAX) {
+        op.parameter = td_get_f32(weights);
+    } else {
+        op.filters.stored = (const float *)(const void *)weights;
+        op.filters.bias = model->data.data + td_get32(record + 24);
+    }
+    td_forward_f32(&op, &a, &b, &result);
+}
+
 static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
 {
     td_tensor in = tensor_at(model, arena, record[1]), in_b = tensor_at(model, arena, record[2]);
@@ -411,6 +493,8 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
         td_copy(&op, &in, &out);
     } else if (op.kind == TD_OP_FILL) {
         td_fill(&op, &out);
+    } else if (out.type == TD_FLOAT32) {
+        run_f32(model, record, &in, &in_b, &out);
     } else {
         run_int8(&op, &in, &in_b, &out);
     }

@@ -282,7 +282,9 @@ enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4, TD
 /* What a tensor holds, in the machine's own byte order. */
 enum td_type { TD_INT8 = 0, TD_INT16 = 1, TD_FLOAT32 = 2 };
 
-enum td_activation { TD_ACT_NONE = 0, TD_ACT_RELU = 1 };
+/* Fused into an operator: the first four. All: an f32 operator of their own. */
+enum td_activation { TD_ACT_NONE = 0, TD_ACT_RELU = 1, TD_ACT_RELU6 = 2, TD_ACT_RELU_N1_TO_1 = 3,
+                     TD_ACT_LEAKY_RELU = 4, TD_ACT_HARD_SWISH = 5, TD_ACT_LOGISTIC = 6, TD_ACT_TANH = 7 };
 
 /* One dense layer of the trainable tail: y = act(W x + b). */
 typedef struct td_dense {

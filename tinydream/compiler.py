@@ -5,7 +5,6 @@ Everything that a board would have to work out is worked out here and in `operat
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -20,12 +19,14 @@ from .files import write_sections
 from .graph import Operator, Tensor, read_bytes, read_graph
 from .model import DTYPES, Model, OperatorRow, TailLayer, integer_range
 from .operators import ACTIVATIONS, CONVERSIONS, RULES, TO_INT8, VIEWS, CheckedGraph, Record, Rule
+from .operators_f32 import RULES_F32
 
 __all__ = ["Compiler", "compile_model"]
 
 _SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
 _CONSTANT = 1  # flag of a tensor record
 _TAIL_RECORD_BYTES = 20
+_RULES = {**RULES, **RULES_F32}
 
 
 def compile_model(tflite: bytes | str | Path, cut: str | int | None = None, *, whole: bool = False) -> Model:
@@ -163,13 +164,13 @@ class Compiler(CheckedGraph):
             kind = f"{self.tensor(operator, 0).dtype}->{kind}"
         else:
             self.same_type(operator, *(tensor for tensor in sources if tensor.dtype in DTYPES), output)
-        if (operator.name, kind) in RULES:
-            return RULES[operator.name, kind]
-        types = sorted(known for name, known in RULES if name == operator.name)
+        if (operator.name, kind) in _RULES:
+            return _RULES[operator.name, kind]
+        types = sorted(known for name, known in _RULES if name == operator.name)
         if types:
             raise self.refuse(operator, f"not supported in {kind}, only in {', '.join(types)}. Convert the model to "
                               f"one of these types, or choose an earlier cut. {TO_INT8}")  # fmt: skip
-        known = ", ".join(sorted({name for name, _ in RULES} | VIEWS))
+        known = ", ".join(sorted({name for name, _ in _RULES} | VIEWS))
         raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
                           "these, or choose an earlier cut")  # fmt: skip
 
@@ -345,8 +346,7 @@ class _Writer:
         """Zero points and the range of the output, in the form of the output's type."""
         source, output = (self.compiler.graph.tensors[i] for i in (record.inputs[0], record.output))
         if output.dtype == "FLOAT32":
-            limits = record.clamp or (-math.inf, math.inf)
-            return struct.pack("<I", self.append(struct.pack("<ff", *limits)))
+            return struct.pack("<I", record.activation)
         low, high = map(int, record.clamp or integer_range(DTYPES[output.dtype]))
         if output.dtype == "INT16":
             return struct.pack("<hh", low, high)

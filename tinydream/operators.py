@@ -21,19 +21,40 @@ from .model import DTYPES, Int8Array, integer_range
 
 __all__ = [
     "ACTIVATIONS",
+    "ADD",
+    "AVERAGE_POOL",
+    "CONV",
     "CONVERSIONS",
+    "COPY",
+    "DENSE",
+    "DEPTHWISE",
+    "FILL",
+    "MAX_POOL",
+    "MEAN",
+    "MUL",
     "RULES",
+    "SOFTMAX",
+    "SUB",
+    "TABLE",
     "TO_INT8",
     "VIEWS",
     "CheckedGraph",
     "Record",
+    "Recorder",
     "Rule",
     "channel_rows",
+    "combination",
+    "conv_window",
+    "dense_window",
+    "depthwise_window",
+    "mean_window",
+    "pool",
     "single",
 ]
 
-_CONV, _DEPTHWISE, _AVERAGE_POOL, _MAX_POOL, _ADD, _MEAN, _DENSE, _TABLE, _SOFTMAX = range(1, 10)
-_SUB, _MUL, _COPY, _FILL = range(10, 14)
+# enum td_op_kind
+CONV, DEPTHWISE, AVERAGE_POOL, MAX_POOL, ADD, MEAN, DENSE, TABLE, SOFTMAX = range(1, 10)
+SUB, MUL, COPY, FILL = range(10, 14)
 _SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 RECORD_BYTES = 28
 _SAME = 0  # the schema's Padding.SAME
@@ -49,6 +70,8 @@ TO_INT8 = (
     "tf.int8"
 )
 
+# Activations that may be fused into an operator, in the order of enum td_activation, and what they keep of a value.
+RANGES = {"NONE": (-math.inf, math.inf), "RELU": (0.0, math.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 ACTIVATIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
 
 
@@ -64,7 +87,8 @@ class Record:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     pad: tuple[int, int] = (0, 0)
-    clamp: tuple[float, float] | None = None  # None: the whole range of the output's type
+    clamp: tuple[int, int] | None = None  # None: the whole range of the output's type
+    activation: int = 0  # of float32: enum td_activation
     weights: Int8Array | None = None
     channels: bytes = b""  # channel rows, as the .tdm has them
     macs: int = 0
@@ -184,13 +208,18 @@ class CheckedGraph:
         steps = max(-1e6, min(steps, 1e6))
         return int(tensor.zero_points[0]) + int(math.copysign(math.floor(abs(steps) + 0.5), steps))
 
-    def clamp(self, operator: Operator, output: Tensor) -> tuple[int, int]:
-        """Output range of the fused activation, for integers."""
+    def fused(self, operator: Operator) -> int:
+        """The fused activation: one of RANGES."""
         name = ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]), "unknown")
-        ranges = {"NONE": (-math.inf, math.inf), "RELU": (0, math.inf), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}
-        if name not in ranges:
+        if name not in RANGES:
             raise self.refuse(operator, f"the fused activation {name} is not supported; use NONE, RELU or RELU6")
-        low, high = (self.steps(output, limit) for limit in ranges[name])
+        return list(RANGES).index(name)
+
+    def clamp(self, operator: Operator, output: Tensor) -> tuple[int, int] | None:
+        """Output range of the fused activation, for integers."""
+        if output.dtype == "FLOAT32":
+            return None
+        low, high = (self.steps(output, limit) for limit in list(RANGES.values())[self.fused(operator)])
         lowest, highest = integer_range(DTYPES[output.dtype])
         return max(lowest, min(low, highest)), max(lowest, min(high, highest))
 
@@ -268,7 +297,7 @@ class CheckedGraph:
 # ------------------------------------------------- one function for each operator
 
 
-_Recorder = Callable[[CheckedGraph, Operator], Record]
+Recorder = Callable[[CheckedGraph, Operator], Record]
 Rule = Callable[[CheckedGraph, Operator], list[Record]]
 
 
@@ -300,6 +329,7 @@ def _window(checked: CheckedGraph, operator: Operator, taps: tuple[int, int]) ->
         "dilation": dilation,
         "pad": (pad[0], pad[1]),
         "clamp": checked.clamp(operator, output),
+        "activation": checked.fused(operator),
     }
 
 
@@ -321,81 +351,109 @@ def _folded(biases: npt.NDArray[np.int64], weights: Int8Array, source: Tensor) -
     return folded
 
 
+def conv_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
+    """What the Record of a CONV_2D of any type says, but for its values."""
+    shape = checked.tensor(operator, 1).shape
+    if len(shape) != 4:
+        raise checked.damaged(operator, f"weights of {len(shape)} dimensions")
+    window = _window(checked, operator, (shape[1], shape[2]))
+    (_, _, depth), (out_h, out_w, n) = window["views"]
+    if shape[3] != depth:
+        raise checked.refuse(operator, "a grouped convolution is not supported; use DEPTHWISE_CONV_2D and 1x1 CONV_2D")
+    if shape[0] != n:
+        raise checked.damaged(operator, f"{shape[0]} filters for {n} output channels")
+    return {"kind": CONV, **window, "macs": out_h * out_w * math.prod(shape)}
+
+
 def _conv(checked: CheckedGraph, operator: Operator) -> Record:
     weights, scales = checked.weights(operator, 0)
-    if weights.ndim != 4:
-        raise checked.damaged(operator, f"weights of {weights.ndim} dimensions")
-    window = _window(checked, operator, (weights.shape[1], weights.shape[2]))
-    (_, _, depth), (out_h, out_w, n) = window["views"]
-    if weights.shape[3] != depth:
-        raise checked.refuse(operator, "a grouped convolution is not supported; use DEPTHWISE_CONV_2D and 1x1 CONV_2D")
-    if weights.shape[0] != n:
-        raise checked.damaged(operator, f"{weights.shape[0]} filters for {n} output channels")
+    window = conv_window(checked, operator)
+    n = len(weights)
     source, output = checked.tensor(operator, 0), checked.output(operator)
     return Record(
-        kind=_CONV,
         **window,
         weights=weights,
         channels=channel_rows(
             _folded(checked.biases(operator, n), weights, source),
             _scaled(checked, operator, _channel_scales(source, scales, output)),
         ),
-        macs=out_h * out_w * weights.size,
     )
+
+
+def depthwise_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
+    """What the Record of a DEPTHWISE_CONV_2D of any type says, but for its values."""
+    shape = checked.tensor(operator, 1).shape
+    if len(shape) != 4 or shape[0] != 1:
+        raise checked.damaged(operator, f"weights of shape {shape}")
+    window = _window(checked, operator, (shape[1], shape[2]))
+    (_, _, depth), (out_h, out_w, n) = window["views"]
+    if shape[3] != n or n % depth != 0:
+        raise checked.damaged(operator, f"{shape[3]} filters from {depth} to {n} channels")
+    return {"kind": DEPTHWISE, **window, "macs": out_h * out_w * math.prod(shape)}
 
 
 def _depthwise(checked: CheckedGraph, operator: Operator) -> Record:
     weights, scales = checked.weights(operator, 3)
-    if weights.ndim != 4 or weights.shape[0] != 1:
-        raise checked.damaged(operator, f"weights of shape {weights.shape}")
-    window = _window(checked, operator, (weights.shape[1], weights.shape[2]))
-    (_, _, depth), (out_h, out_w, n) = window["views"]
-    if weights.shape[3] != n or n % depth != 0:
-        raise checked.damaged(operator, f"{weights.shape[3]} filters from {depth} to {n} channels")
+    window = depthwise_window(checked, operator)
+    n = weights.shape[3]
     source, output = checked.tensor(operator, 0), checked.output(operator)
     by_channel = np.ascontiguousarray(weights[0].transpose(2, 0, 1))
     return Record(
-        kind=_DEPTHWISE,
         **window,
         weights=by_channel,
         channels=channel_rows(
             _folded(checked.biases(operator, n), by_channel, source),
             _scaled(checked, operator, _channel_scales(source, scales, output)),
         ),
-        macs=out_h * out_w * weights.size,
     )
 
 
-def _fully_connected(checked: CheckedGraph, operator: Operator) -> Record:
-    """A dense layer is a 1x1 convolution whose positions are the rows of its input (but it rounds differently)."""
+def dense_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
+    """What the Record of a FULLY_CONNECTED of any type says, but for its values.
+
+    A dense layer is a 1x1 convolution whose positions are the rows of its input (but it rounds differently).
+    """
     if operator.options["WeightsFormat"] != 0:
         raise checked.refuse(operator, "its weights are in a shuffled format")
-    weights, scales = checked.weights(operator, 0)
+    shape = checked.tensor(operator, 1).shape
     source, output = checked.activation(checked.tensor(operator, 0)), checked.activation(checked.output(operator))
-    if weights.ndim != 2 or source.size % weights.shape[1] != 0:
-        raise checked.damaged(operator, f"weights of shape {weights.shape} for {source.size} inputs")
-    n, depth = weights.shape
+    if len(shape) != 2 or source.size % shape[1] != 0:
+        raise checked.damaged(operator, f"weights of shape {shape} for {source.size} inputs")
+    n, depth = shape
     rows = source.size // depth
     if output.size != rows * n:
         raise checked.damaged(operator, f"{output.size} outputs instead of {rows * n}")
     if max(rows, n, depth) > 0xFFFF:
         raise checked.refuse(operator, "it has more than 65535 rows, inputs or outputs")
+    return {
+        "kind": DENSE,
+        "inputs": (source.index,),
+        "output": output.index,
+        "views": ((1, rows, depth), (1, rows, n)),
+        "clamp": checked.clamp(operator, output),
+        "activation": checked.fused(operator),
+        "macs": rows * n * depth,
+    }
+
+
+def _fully_connected(checked: CheckedGraph, operator: Operator) -> Record:
+    weights, scales = checked.weights(operator, 0)
+    window = dense_window(checked, operator)
+    n = len(weights)
+    source, output = checked.tensor(operator, 0), checked.output(operator)
     return Record(
-        kind=_DENSE,
-        inputs=(source.index,),
-        output=output.index,
-        views=((1, rows, depth), (1, rows, n)),
-        clamp=checked.clamp(operator, output),
+        **window,
         weights=weights,
         channels=channel_rows(
             _folded(checked.biases(operator, n), weights, source),
             _scaled(checked, operator, _channel_scales(source, scales, output)),
         ),
-        macs=rows * weights.size,
     )
 
 
-def _pool(kind: int) -> Callable[[CheckedGraph, Operator], Record]:
+def pool(kind: int) -> Recorder:
+    """AVERAGE_POOL_2D or MAX_POOL_2D of any type."""
+
     def record(checked: CheckedGraph, operator: Operator) -> Record:
         options = operator.options
         window = _window(checked, operator, (int(options["FilterHeight"]), int(options["FilterWidth"])))
@@ -408,28 +466,38 @@ def _pool(kind: int) -> Callable[[CheckedGraph, Operator], Record]:
     return record
 
 
-def _combine(kind: int) -> _Recorder:
+def combination(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
+    """What the Record of an operator of two inputs of any type says, but for its kind and its scales."""
+    a, b, output = checked.tensor(operator, 0), checked.tensor(operator, 1), checked.output(operator)
+    checked.same_type(operator, a, b, output)
+    views = tuple(checked.view(operator, tensor) for tensor in (a, b, output))
+    if any(n != max(m) or min(m) not in (1, n) for *m, n in zip(*views, strict=True)):
+        raise checked.damaged(operator, "its shapes do not go together")
+    return {
+        "inputs": (a.index, b.index),
+        "output": output.index,
+        "views": views,
+        "clamp": checked.clamp(operator, output),
+        "activation": checked.fused(operator),
+    }
+
+
+def _combine(kind: int) -> Recorder:
     """ADD, SUB and MUL, of two activations or an activation and a constant, with broadcasting."""
 
     def record(checked: CheckedGraph, operator: Operator) -> Record:
         a, b, output = checked.tensor(operator, 0), checked.tensor(operator, 1), checked.output(operator)
-        checked.same_type(operator, a, b, output)
-        views = tuple(checked.view(operator, tensor) for tensor in (a, b, output))
-        if any(n != max(m) or min(m) not in (1, n) for *m, n in zip(*views, strict=True)):
-            raise checked.damaged(operator, "its shapes do not go together")
+        common = combination(checked, operator)
         scale_a, scale_b, scale = (float(tensor.scales[0]) for tensor in (a, b, output))
         widest = 2 * max(scale_a, scale_b)
         real = [scale_a / widest, scale_b / widest, widest / (2**20 * scale)]
-        if kind == _MUL:
+        if kind == MUL:
             real = [0.0, 0.0, scale_a * scale_b / scale]
-        if real[2] > (1 << 14 if kind == _MUL else 1):
+        if real[2] > (1 << 14 if kind == MUL else 1):
             raise checked.refuse(operator, "its output scale is too small for its inputs")
         return Record(
             kind=kind,
-            inputs=(a.index, b.index),
-            output=output.index,
-            views=views,
-            clamp=checked.clamp(operator, output),
+            **common,
             channels=channel_rows(
                 [-int(a.zero_points[0]), -int(b.zero_points[0]), 0], _scaled(checked, operator, real)
             ),
@@ -438,8 +506,8 @@ def _combine(kind: int) -> _Recorder:
     return record
 
 
-def _mean(checked: CheckedGraph, operator: Operator) -> Record:
-    """Over height and width; the reference folds the division into the multiplier, cut off, not rounded."""
+def mean_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
+    """What the Record of a MEAN over height and width of any type says, but for its scales."""
     source, output, axes = checked.tensor(operator, 0), checked.output(operator), checked.tensor(operator, 1)
     h, w, depth = checked.view(operator, source)
     checked.activation(output)
@@ -448,21 +516,31 @@ def _mean(checked: CheckedGraph, operator: Operator) -> Record:
     reduced = {int(axis) % len(source.shape) for axis in np.frombuffer(axes.data, "<i4")}
     if len(source.shape) != 4 or reduced != {1, 2} or output.size != depth:
         raise checked.refuse(operator, f"only the mean over height and width is supported, not over {reduced}")
+    return {
+        "kind": MEAN,
+        "inputs": (source.index,),
+        "output": output.index,
+        "views": ((h, w, depth), (1, 1, depth)),
+    }
+
+
+def _mean(checked: CheckedGraph, operator: Operator) -> Record:
+    """The reference folds the division into the multiplier, cut off, not rounded."""
+    common = mean_window(checked, operator)
+    source, output = checked.tensor(operator, 0), checked.output(operator)
+    h, w, _ = common["views"][0]
     n = h * w
     multiplier, shift = quantize_multiplier(float(source.scales[0]) / float(output.scales[0]))
     lift = min(n.bit_length() - 1, 32, 31 + shift)
     if lift < 0 or shift > 30:
         raise checked.refuse(operator, "the scales of its tensors differ too much")
     return Record(
-        kind=_MEAN,
-        inputs=(source.index,),
-        output=output.index,
-        views=((h, w, depth), (1, 1, depth)),
+        **common,
         channels=channel_rows([-int(source.zero_points[0]) * n], [((multiplier << lift) // n, shift - lift)]),
     )
 
 
-def _unary(results: Callable[[CheckedGraph, Operator, npt.NDArray[np.int64]], npt.NDArray[np.int64]]) -> _Recorder:
+def _unary(results: Callable[[CheckedGraph, Operator, npt.NDArray[np.int64]], npt.NDArray[np.int64]]) -> Recorder:
     """An operator of one input as the table of its 256 results, which are clamped to int8."""
 
     def record(checked: CheckedGraph, operator: Operator) -> Record:
@@ -472,7 +550,7 @@ def _unary(results: Callable[[CheckedGraph, Operator, npt.NDArray[np.int64]], np
             raise checked.damaged(operator, "input and output differ in shape")
         x = np.arange(-128, 128, dtype=np.int64) - int(source.zero_points[0])
         table = np.clip(results(checked, operator, x), -128, 127).astype(np.int8)
-        return Record(kind=_TABLE, inputs=(source.index,), output=output.index, views=(view, view), weights=table)
+        return Record(kind=TABLE, inputs=(source.index,), output=output.index, views=(view, view), weights=table)
 
     return record
 
@@ -543,7 +621,7 @@ def _softmax(checked: CheckedGraph, operator: Operator) -> Record:
         raise checked.refuse(operator, f"beta {beta}, the input's scale or {view[2]} channels are out of range")
     terms = fixedpoint.softmax_terms(float(source.scales[0]), beta).astype("<i4")
     return Record(
-        kind=_SOFTMAX,
+        kind=SOFTMAX,
         inputs=(source.index,),
         output=output.index,
         views=(view, view),
@@ -551,15 +629,15 @@ def _softmax(checked: CheckedGraph, operator: Operator) -> Record:
     )
 
 
-_INT8: dict[str, _Recorder] = {
+_INT8: dict[str, Recorder] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": _fully_connected,
-    "AVERAGE_POOL_2D": _pool(_AVERAGE_POOL),
-    "MAX_POOL_2D": _pool(_MAX_POOL),
-    "ADD": _combine(_ADD),
-    "SUB": _combine(_SUB),
-    "MUL": _combine(_MUL),
+    "AVERAGE_POOL_2D": pool(AVERAGE_POOL),
+    "MAX_POOL_2D": pool(MAX_POOL),
+    "ADD": _combine(ADD),
+    "SUB": _combine(SUB),
+    "MUL": _combine(MUL),
     "MEAN": _mean,
     "SOFTMAX": _softmax,
     "RELU": _unary(_rectified(0, math.inf)),
@@ -606,7 +684,7 @@ def _copy(
     ns, steps_in, steps_out = zip(*[(1, 0, 0)] * (4 - len(box)), *box, strict=True)
     fields = np.array([*ns, path_in.first, *steps_in, path_out.first, *steps_out], "<i4")
     return Record(
-        kind=_COPY,
+        kind=COPY,
         inputs=(source.index,),
         output=output.index,
         views=views,
@@ -669,7 +747,7 @@ def _pad(checked: CheckedGraph, operator: Operator) -> list[Record]:
     first = sum(n * step for n, step in zip(before, steps, strict=True))
     paths = _Path(0, _steps(source.shape)), _Path(first, steps)
     copy = _copy(checked, operator, source, output, source.shape, *paths)
-    fill = Record(kind=_FILL, inputs=(output.index,), output=output.index, views=(copy.views[1], copy.views[1]))
+    fill = Record(kind=FILL, inputs=(output.index,), output=output.index, views=(copy.views[1], copy.views[1]))
     return [fill, copy]
 
 
@@ -721,7 +799,7 @@ _MOVES: dict[str, Rule] = {
 # ------------------------------------------------------------------- all of them
 
 
-def single(recorder: _Recorder) -> Rule:
+def single(recorder: Recorder) -> Rule:
     """The rule of an operator that is one record, laid out for long inner loops."""
     return lambda checked, operator: [recorder(checked, operator).lengthwise()]
 
