@@ -60,7 +60,7 @@ RECORD_BYTES = 28
 _SAME = 0  # the schema's Padding.SAME
 
 # Kernels that read all that a value depends on before they write it, and never read its place again.
-_IN_PLACE = frozenset({_ADD, _SUB, _MUL, _TABLE, _SOFTMAX})
+_IN_PLACE = frozenset({ADD, SUB, MUL, TABLE, SOFTMAX})
 
 # Operators that only rename the shape: their output is their first input.
 VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
