@@ -273,8 +273,7 @@ static int check_int8(const td_model *model, const uint8_t *record)
 
 /* ---------------------------------------------------------------------- f32 */
 
-/* All but the pointers. */
-static td_op_f32 read_f32(const uint8_t *record, const td_tensor *in)
+static td_op_f32 read_f32(const td_model *model, const uint8_t *record, const td_tensor *in)
 {
     td_op shared = read_op(record, TD_FLOAT32);
     td_op_f32 op;
@@ -283,8 +282,14 @@ static td_op_f32 read_f32(const uint8_t *record, const td_tensor *in)
     op.activation = td_get32(record + 16);
     op.y = shared.y;
     op.x = shared.x;
-    op.filters.size = op.y.taps * op.x.taps * (op.kind == TD_OP_DEPTHWISE ? 1 : in->c);
-    op.filters.first = op.filters.first_bias = INT32_MAX;
+    const uint8_t *weights = model->data.data + td_get32(record + 20);
+    if (op.kind == TD_OP_TABLE || op.kind == TD_OP_SOFTMAX) op.parameter = td_get_f32(weights);
+    if (op.kind == TD_OP_CONV || op.kind == TD_OP_DENSE || op.kind == TD_OP_DEPTHWISE) {
+        op.filters.size = op.y.taps * op.x.taps * (op.kind == TD_OP_DEPTHWISE ? 1 : in->c);
+        op.filters.first = op.filters.first_bias = INT32_MAX;
+        op.filters.stored = (const float *)(const void *)weights;
+        op.filters.bias = model->data.data + td_get32(record + 24);
+    }
     return op;
 }
 
@@ -470,15 +475,8 @@ static td_map map_of(const td_tensor *tensor)
 static void run_f32(const td_model *model, const uint8_t *record, const td_tensor *in, const td_tensor *in_b,
                     const td_tensor *out)
 {
-    td_op_f32 op = read_f32(record, in);
-    const uint8_t *weights = model->data.data + td_get32(record + 20);
+    td_op_f32 op = read_f32(model, record, in);
     td_map a = map_of(in), b = map_of(in_b), result = map_of(out);
-    if (op.kind == TD_OP_TABLE || op.kind == TD_OP_SOFTMAX) {
-        op.parameter = td_get_f32(weights);
-    } else {
-        op.filters.stored = (const float *)(const void *)weights;
-        op.filters.bias = model->data.data + td_get32(record + 24);
-    }
     td_forward_f32(&op, &a, &b, &result);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from models import real_model, run_reference
 from tflite_builder import NONE, RELU, RELU6, RELU_N1_TO_1, SAME, VALID, Builder
 
-from tinydream import boards, journey
+from tinydream import boards, cli, journey
 from tinydream.compiler import compile_model
-from tinydream.errors import UnsupportedModelError
+from tinydream.errors import FormatError, UnsupportedModelError
+from tinydream.planner import plan
 
 TOLERANCE = 1e-5  # of the largest magnitude in the tensor: sums cancel, in any order
 
@@ -151,3 +153,68 @@ def test_functions_over_their_whole_range(name: str) -> None:
     model = compile_model(tflite, whole=True)
     expected = run_reference(tflite, inputs, model.graph.outputs[0])
     np.testing.assert_allclose(model.embed(inputs), expected, rtol=TOLERANCE, atol=1e-36)
+
+
+def test_a_real_float_model() -> None:
+    inputs = np.random.default_rng(0).uniform(0, 6.3, (50, 1)).astype(np.float32)
+    assert_close(real_model("hello_world_float.tflite"), inputs)
+
+
+def test_dynamic_range_models_are_refused_by_name() -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"operator 0 \(CONV_2D.*weights are INT8.*Convert the model without"
+    ):
+        compile_model(real_model("kws_ref_model_float32.tflite"), whole=True)
+
+
+@pytest.mark.parametrize("board_id", ["host", "microbit", "an386"])
+def test_boards_compute_the_host_s_bits(board_id: str) -> None:
+    compared = 0
+    with journey.emulate(board_id) as device:
+        for seed in range(40):
+            tflite, inputs, _ = network(seed)
+            model = compile_model(tflite, whole=True)
+            if model.macs > 20_000 or model.arena_size > 3000:
+                continue
+            planned = plan(model, boards.board(board_id))
+            outputs = journey.run(model, inputs[:1], device)
+            np.testing.assert_array_equal(
+                outputs.ravel().view(np.uint32), model.embed(inputs[:1]).ravel().view(np.uint32)
+            )
+            stats = device.stats()
+            assert stats.arena_tensors == planned.arena_used
+            compared += 1
+    assert compared >= 8
+
+
+def test_the_command_takes_and_gives_real_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tflite, inputs, _ = network(1)
+    (tmp_path / "m.tflite").write_bytes(tflite)
+    np.save(tmp_path / "x.npy", inputs)
+    ends = ["--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]
+    for options in ([], ["--raw"]):
+        assert cli.main(["run", str(tmp_path / "m.tflite"), *ends, *options]) == 0
+        assert "float32" in capsys.readouterr().out
+        model = compile_model(tflite, whole=True)
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy").reshape(3, -1), model.embed(inputs))
+
+
+def test_damaged_float_models_are_refused() -> None:
+    """Every operator, with each of its constants cut short or of another type."""
+    refused = 0
+    for seed in range(60):
+        made = Network(seed)
+        made.build()
+        for operator in made.builder.operators:
+            for position in range(1, len(operator.inputs)):
+                made = Network(seed)
+                made.build()
+                index = operator.inputs[position]
+                if index < 0 or made.builder.tensors[index].buffer == 0 or made.builder.tensors[index].type != 0:
+                    continue
+                made.builder.buffers[made.builder.tensors[index].buffer].data = np.zeros(2, np.uint8)
+                tflite = made.builder.finish([0], [len(made.builder.tensors) - 1])
+                with pytest.raises((FormatError, UnsupportedModelError)):
+                    compile_model(tflite, whole=True)
+                refused += 1
+    assert refused > 100

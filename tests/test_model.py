@@ -106,7 +106,10 @@ def test_multipliers_are_close_and_normal(real: float) -> None:
 def test_products_from_16_bit_halves_give_the_same_bytes(tmp_path) -> None:
     """What a Cortex-M0 is built with, run on the host."""
     library = tmp_path / "narrow.so"
-    sources = [PROJECT / "c_src" / name for name in ("model.c", "kernels.c", "kernels_f32.c", "elementwise.c", "file.c", "common.c")]
+    sources = [
+        PROJECT / "c_src" / name
+        for name in ("model.c", "kernels.c", "kernels_f32.c", "elementwise.c", "file.c", "common.c")
+    ]
     flags = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-DTD_NARROW_MULTIPLY=1"]
     subprocess.run([os.environ.get("CC", "cc"), *flags, *map(str, sources), "-o", str(library)], check=True)
     narrow = ctypes.CDLL(str(library))

@@ -68,8 +68,8 @@ class Builder:
         self.operators.append(made)
         return int(output)
 
-    def window(self, name: str, inputs: Any, taps: tuple[int, int], channels: int, *, stride: Any = (1, 1),
-               dilation: Any = (1, 1), padding: int = SAME, output: int | None = None, **options: Any) -> int:  # fmt: skip
+    def window(self, name: str, inputs: Any, taps: Any, channels: int, *, stride: Any = (1, 1),
+               dilation: Any = (1, 1), padding: int = SAME, output: Any = None, **options: Any) -> int:  # fmt: skip
         """A convolution or a pool of the first of `inputs`."""
         size = self.shape(inputs[0])[1:3]
         reach = [(n - 1) * gap + 1 for n, gap in zip(taps, dilation, strict=True)]
