@@ -1,15 +1,7 @@
 /* Measures one work item on a Cortex-M of an MPS2 under QEMU: instructions and memory, as one line of
  * JSON over the UART. benchmarks/device.py compiles it with the core, startup and port of the firmware, and says by
  * BENCH_* what to do. Steps are BENCH_SAMPLES, with BENCH_BATCH of them an update. */
-#include <string.h>
-
-#include "td_internal.h"
-#include "td_port.h"
-
-#define CMSDK_TIMER 0x40000000u
-#define REG(offset) (*(volatile uint32_t *)(uintptr_t)(CMSDK_TIMER + (offset)))
-/* QEMU counts an instruction as 1 ns with -icount shift=0; the timer runs at 25 MHz. */
-#define INSTRUCTIONS_PER_TICK 40u
+#include "bench.h"
 
 /* What BENCH_WORK may be: the frozen part, that and the head, the head, a step of SGD. */
 #define BENCH_RUN 0
@@ -17,66 +9,16 @@
 #define BENCH_PREDICT 2
 #define BENCH_STEP 3
 
-extern const uint8_t bench_model[], bench_model_end[];
-
-static void put(const char *text)
-{
-    td_port_write((const uint8_t *)text, (uint32_t)strlen(text));
-}
-
-static void put_number(const char *name, uint32_t value)
-{
-    char digits[11];
-    uint32_t at = sizeof digits - 1;
-    digits[at] = '\0';
-    do {
-        digits[--at] = (char)('0' + value % 10u);
-        value /= 10u;
-    } while (value != 0);
-    put("\"");
-    put(name);
-    put("\": ");
-    put(digits + at);
-}
-
-static void fail(const char *what)
-{
-    put("{\"error\": \"");
-    put(what);
-    put("\"}\n");
-    for (;;) {
-    }
-}
-
 static void report(uint32_t ticks, uint32_t repeats, uint32_t check, uint32_t handed_over)
 {
     td_memory memory;
     td_port_memory(&memory);
-    put("{");
-    put_number("instructions", (uint32_t)((uint64_t)ticks * INSTRUCTIONS_PER_TICK / repeats));
-    put(", ");
-    put_number("check", check);
-    put(", ");
-    put_number("handed_over", handed_over);
-    put(", ");
-    put_number("statics", memory.ram_static);
-    put(", ");
-    put_number("stack", td_port_stack_used());
-    put("}\n");
-    for (;;) {
-    }
-}
-
-static void start_timer(void)
-{
-    REG(8) = 0xFFFFFFFFu; /* reload */
-    REG(4) = 0xFFFFFFFFu;
-    REG(0) = 1;
-}
-
-static uint32_t ticks_now(void)
-{
-    return 0xFFFFFFFFu - REG(4);
+    put_number("{", "instructions", instructions(ticks, repeats));
+    put_number(", ", "check", check);
+    put_number(", ", "handed_over", handed_over);
+    put_number(", ", "statics", memory.ram_static);
+    put_number(", ", "stack", td_port_stack_used());
+    end_line();
 }
 
 /* The same values on every machine, in -1..1. */
@@ -164,7 +106,7 @@ void td_firmware(void)
     td_model model;
     td_port_memory(&memory);
     start_timer();
-    if (td_model_open(&model, bench_model, (uint32_t)(bench_model_end - bench_model)) != TD_OK) fail("model");
+    if (td_model_open(&model, bench_data, (uint32_t)(bench_data_end - bench_data)) != TD_OK) fail("model");
     uint32_t needed = model.arena_size;
 #if BENCH_WORK != BENCH_RUN
     needed += td_trainer_size(&model, &config, NULL);

@@ -14,9 +14,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -26,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from emulated import build_program, code_size, run
 from marks import fill
 
-from tinydream import boards, build, compiler, model, resources
+from tinydream import compiler, model
 from tinydream._native import ffi, lib
 from tinydream.files import atomic_write
 from tinydream.graph import read_graph
@@ -38,8 +36,6 @@ MODELS = Path(os.environ.get("TINYDREAM_MODELS", HERE.parent.parent / "shared" /
 RUN, CLASSIFY, PREDICT, STEP = range(4)
 ADAM, FIXED = int(lib.TD_OPTIMIZER_ADAM), int(lib.TD_PRECISION_FIXED)
 SAMPLES = 32
-PATIENCE = 120.0  # seconds for one program
-FLAGS = {"M0": boards.board("microbit").flags, "M3": ("-mcpu=cortex-m3", "-mthumb")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,74 +165,25 @@ def stored(name: str, *, whole: bool = False) -> Callable[[], model.Model | None
 
 def measure(item: Item, compiled: model.Model) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tinydream-") as folder:
-        elf = build_program(item, compiled, Path(folder))
-        listing = subprocess.run(["arm-none-eabi-size", "-A", str(elf)], capture_output=True, text=True, check=True)
-        sections = {name: int(size) for name, size in re.findall(r"^(\.\w+)\s+(\d+)", listing.stdout, re.MULTILINE)}
-        row = run(elf)
-    if "error" in row:
-        raise SystemExit(f"{item.name}: the program stopped at {row['error']}")
+        elf = build_item(item, compiled, Path(folder))
+        code, row = code_size(elf), run(elf, item.name)
     if row["check"] != on_host(item, compiled):
         raise SystemExit(f"{item.name}: the board computed something else than the host")
     row["ram"] = row["handed_over"] + row["statics"] + row["stack"]
-    row["code"] = sections[".text"] + sections.get(".data", 0) - len(compiled.tdm)
+    row["code"] = code - len(compiled.tdm)
     return row | {"most": item.most, "peer": item.peer_figure}
 
 
-def build_program(item: Item, compiled: model.Model, work: Path) -> Path:
-    board = boards.board("an386")
-    board = dataclasses.replace(
-        board,
-        firmware=boards.Firmware(size=0x20_0000),
-        reserve=boards.Reserve(statics=16384, stack=4096),
-        flags=FLAGS.get(item.core, board.flags),
-    )
-    (work / "td_board.h").write_text(build._board_header(board, "bench"), encoding="utf-8")
-    (work / "bench.ld").write_text(build._linker_script(board), encoding="utf-8")
-    (work / "model.tdm").write_bytes(compiled.tdm)
-    (work / "model.S").write_text(
-        f'.section .rodata\n.global bench_model, bench_model_end\n.balign 16\nbench_model: .incbin "{work}/model.tdm"\n'
-        "bench_model_end:\n",
-        encoding="utf-8",
-    )
-    core, firmware = resources.directory("c_src"), resources.directory("firmware")
-    sources = [*sorted(core.glob("*.c")), firmware / "startup_cortex_m.c", firmware / board.driver, HERE / "device.c"]
+def build_item(item: Item, compiled: model.Model, work: Path) -> Path:
     defines = {"WORK": item.work, "SAMPLES": SAMPLES, "INPUTS": compiled.embedding_size, "CLASSES": classes(compiled)}
     defines |= {key.upper(): value for key, value in item.options.items()}
-    flags = [*build.COMMON, "-O2", "-ffreestanding", *build.WARNINGS, *board.flags]
-    flags += [f"-I{path}" for path in (work, core, firmware)]
-    flags += [f"-DBENCH_{key}={value}u" for key, value in defines.items()]
-    flags += [f"-DTD_TRAIN_OPTIONS={int(bool(item.training))}", f"-DTD_TRAIN_FIXED={item.options['precision']}"]
-    options = ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-T{work}/bench.ld"]
-    elf = work / "bench.elf"
-    subprocess.run(
-        ["arm-none-eabi-gcc", *flags, *options, *map(str, sources), str(work / "model.S"), "-o", str(elf)], check=True
-    )
-    return elf
+    named = {f"BENCH_{key}": f"{value}u" for key, value in defines.items()}
+    named |= {"TD_TRAIN_OPTIONS": f"{bool(item.training):d}", "TD_TRAIN_FIXED": f"{item.options['precision']}"}
+    return build_program(work, HERE / "device.c", compiled.tdm, item.core, named)
 
 
 def classes(compiled: model.Model) -> int:
     return compiled.tail[-1].n_out if compiled.tail else 1
-
-
-def run(elf: Path) -> dict[str, Any]:
-    qemu = shutil.which("qemu-system-arm")
-    if qemu is None:
-        raise SystemExit("qemu-system-arm is not on PATH. On Debian or Ubuntu: sudo apt install qemu-system-arm")
-    command = [qemu, "-M", "mps2-an386", "-icount", "shift=0", "-nodefaults", "-display", "none", "-monitor", "none",
-               "-serial", "stdio", "-kernel", str(elf)]  # fmt: skip
-    with subprocess.Popen(
-        ["timeout", str(PATIENCE), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        process.terminate()
-    if not line:
-        raise SystemExit(f"{elf.name}: no answer within {PATIENCE:.0f} s")
-    return dict(json.loads(line))
 
 
 def on_host(item: Item, compiled: model.Model) -> int:

@@ -1,0 +1,132 @@
+"""What reading a pack costs on a Cortex-M0: instructions, RAM and code; prints the table of README.
+
+    python benchmarks/reader.py [--sets watch8 ...] [--json FILE] [--readme README.md]
+
+The programs are those of benchmarks/emulated.py with benchmarks/reader.c: Cortex-M0 code at -Os. All rows of a set lie
+in the emulated flash. A row in order is the mean over all rows, from the first to the last; a row at random is the mean
+of 4,096, drawn from all. Both include the caller's loop. What the board read (values, samples, labels, weights) must be
+what the host reads. RAM is td_pack, a row, and the deepest stack of open, row and sample. Code is what the linker
+keeps of the core and of the compiler's routines (soft float) for these three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import codec
+import numpy as np
+from emulated import build_program, code_size, link, run
+from marks import fill
+
+from tinydream._native import lib
+from tinydream.console import Console
+from tinydream.demo import DemoOptions, Wearer, prepare
+from tinydream.files import atomic_write
+from tinydream.packs import Pack, pack
+
+HERE = Path(__file__).resolve().parent
+N_RANDOM = 4096
+N_SAMPLED = 20_000  # rows whose samples are read
+READING = ("td_pack_open", "td_pack_row", "td_pack_sample")
+MOST = {"watch8": {"in_order": 400, "at_random": 2_000, "ram": 512, "code": 4_096}}
+
+
+@functools.cache
+def wearer() -> Wearer:
+    """The demo's packs: embeddings of a wearer's windows, and a replay set of the others'."""
+    console = Console(sys.stderr)
+    try:
+        return prepare(DemoOptions(), console)
+    finally:
+        console.close()
+
+
+def replay() -> Pack:
+    made = wearer().replay
+    assert made is not None
+    return made
+
+
+SETS: dict[str, Callable[[], Pack]] = {
+    **{name: (lambda load=load: pack(load())) for name, load in codec.SETS.items()},
+    "embeddings": lambda: wearer().pack,
+    "replay": replay,
+}
+TITLES = {"watch8": "watch int8", "watch16": "watch int16", "embeddings": "the demo's embeddings",
+          "replay": "the demo's replay set"}  # fmt: skip
+
+
+def measure(name: str, made: Pack) -> dict[str, Any]:
+    defines = {"FEATURES": made.n_features, "RANDOM": N_RANDOM, "SAMPLED": N_SAMPLED}
+    named = {f"BENCH_{key}": f"{value}u" for key, value in defines.items()}
+    with tempfile.TemporaryDirectory(prefix="tinydream-") as folder:
+        found = run(build_program(Path(folder), HERE / "reader.c", made.data, "M0", named, "-Os"), name)
+        code = code_size(link(Path(folder) / "reader.elf", [], "M0", {}, "-Os", roots=READING))
+    if (found["check_rows"], found["check_samples"]) != on_host(made, found["n_samples"]):
+        raise SystemExit(f"{name}: the board read something else than the host")
+    found |= {"rows": len(made), "features": made.n_features, "row": 4 * made.n_features, "code": code}
+    return found | {"ram": found["reader"] + found["row"] + found["stack"]}
+
+
+def on_host(made: Pack, n_samples: int) -> tuple[int, int]:
+    """The checksums that the board must give."""
+    numbers, state = np.empty(N_RANDOM, dtype=np.int64), 1
+    for i in range(N_RANDOM):
+        state = lib.td_random(state)
+        numbers[i] = state * len(made) >> 32
+    rows = zlib.crc32(made[numbers].tobytes(), zlib.crc32(made[:].tobytes()))
+    condensed, samples = made.condensed, 0
+    for i in range(n_samples):
+        samples = zlib.crc32(condensed.values[i].astype("<f4").tobytes(), samples)
+        samples = zlib.crc32(condensed.labels[i].astype("<u4").tobytes(), samples)
+        samples = zlib.crc32(np.float32(condensed.weights[i]).tobytes(), samples)
+    return rows, samples
+
+
+def render(found: dict[str, dict[str, Any]]) -> str:
+    lines = ["| pack | row in order | row at random | open, a row | RAM, bytes | of which stack | code, bytes |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, row in found.items():
+        cells = [_figure(row, key, MOST.get(name, {}).get(key)) for key in ("in_order", "at_random", "ram", "code")]
+        cells[2:2] = [f"{row['open'] // row['rows']:,}"]
+        cells[4:4] = [f"{row['stack']:,}"]
+        title = f"{TITLES.get(name, name)}, {row['rows']:,} x {row['features']}"
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _figure(row: dict[str, Any], key: str, most: int | None) -> str:
+    if most is None:
+        return f"{row[key]:,}"
+    return f"{row[key]:,} (wanted: {most:,}{'' if row[key] < most else ', not reached'})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--readme", type=Path, help="put the table between the marks of this file")
+    options = parser.parse_args()
+    found = {}
+    for name in options.sets:
+        found[name] = measure(name, SETS[name]())
+        print(f"{name}: {found[name]}", file=sys.stderr)
+    table = render(found)
+    print(table)
+    if options.json:
+        atomic_write(options.json, (json.dumps(found, indent=2) + "\n").encode())
+    if options.readme:
+        fill(options.readme, "reader", table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
