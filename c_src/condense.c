@@ -96,7 +96,7 @@ static void sum_members(condenser *c, uint32_t n)
             squares += value * value;
         }
         sum[f] = total;
-        variance[f] = squares - total * total / n;
+        variance[f] = squares - total * total / (double)n;
     }
 }
 
@@ -109,7 +109,7 @@ static void cut_feature(condenser *c, uint32_t n, uint32_t feature, cut *best)
         left[f] = 0.0;
         whole += sum[f] * sum[f];
     }
-    whole /= n;
+    whole /= (double)n;
     for (uint32_t m = 0; m + 1 < n; m++) {
         for (uint32_t f = 0; f < c->n_features; f++) left[f] += from_origin(c, c->members[m], f);
         uint32_t threshold = value_of(c, c->members[m + 1], feature);
@@ -119,7 +119,7 @@ static void cut_feature(condenser *c, uint32_t n, uint32_t feature, cut *best)
             of_left += left[f] * left[f];
             of_right += (sum[f] - left[f]) * (sum[f] - left[f]);
         }
-        double gain = of_left / (m + 1u) + of_right / (n - m - 1u) - whole;
+        double gain = of_left / (double)(m + 1u) + of_right / (double)(n - m - 1u) - whole;
         if (gain <= best->gain) continue;
         best->gain = gain;
         best->feature = feature;
@@ -160,15 +160,16 @@ static void apply_cut(condenser *c, uint32_t group)
 
 static void compute_means(condenser *c)
 {
-    memset(c->mean, 0, (size_t)c->n_groups * c->n_features * sizeof *c->mean);
+    memset(c->mean, 0, (size_t)c->n_groups * (size_t)c->n_features * sizeof *c->mean);
     memset(c->count, 0, (size_t)c->n_groups * sizeof *c->count);
     for (uint32_t i = 0; i < c->n_rows; i++) {
         double *mean = c->mean + (size_t)c->group[i] * c->n_features;
         c->count[c->group[i]]++;
-        for (uint32_t f = 0; f < c->n_features; f++) mean[f] += value_of(c, i, f);
+        for (uint32_t f = 0; f < c->n_features; f++) mean[f] += (double)value_of(c, i, f);
     }
     for (uint32_t g = 0; g < c->n_groups; g++) {
-        for (uint32_t f = 0; f < c->n_features && c->count[g]; f++) c->mean[(size_t)g * c->n_features + f] /= c->count[g];
+        double *mean = c->mean + (size_t)g * c->n_features, count = (double)c->count[g];
+        for (uint32_t f = 0; f < c->n_features && c->count[g]; f++) mean[f] /= count;
     }
 }
 
@@ -189,7 +190,7 @@ static void lloyd_round(condenser *c, const uint32_t *class_of)
     compute_means(c);
     for (uint32_t i = 0; i < c->n_rows; i++) {
         uint32_t best = c->group[i];
-        double nearest = distance(c, i, best, 1e300);
+        double nearest = distance(c, i, best, 1e30);
         for (uint32_t g = 0; g < c->n_groups; g++) {
             if (class_of[g] != c->label[i] || c->count[g] == 0) continue;
             double d = distance(c, i, g, nearest);

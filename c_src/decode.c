@@ -379,7 +379,7 @@ static uint32_t listed_start(const td_pack *pack, uint32_t sample)
 
 static bool starts_sample(const td_pack *pack, uint32_t row)
 {
-    return pack->starts[row >> 3] >> (row & 7u) & 1u;
+    return ((uint32_t)pack->starts[row >> 3] >> (row & 7u) & 1u) != 0;
 }
 
 /* The list rises, and begins each part. */

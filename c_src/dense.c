@@ -100,7 +100,7 @@ void td_dense_forward(const td_dense *layer, const float *parameters, const floa
 {
     uint32_t n_in = layer->n_in, n_out = layer->n_out, row = 0;
     const float *weights = parameters;
-    memcpy(y, weights + (size_t)n_out * n_in, n_out * sizeof *y);
+    memcpy(y, weights + (size_t)n_out * n_in, (size_t)n_out * sizeof *y);
     for (; row + 1u < n_out; row += 2u, weights += 2u * n_in) {
         dot_pair(weights, weights + n_in, x, n_in, y + row, y + row + 1);
     }
@@ -146,7 +146,7 @@ void td_dense_backward(const td_dense *layer, const float *parameters, const flo
     uint32_t n_in = layer->n_in;
     const float *w = parameters;
     float *bias = into ? into + (size_t)layer->n_out * n_in : NULL;
-    if (down) memset(down, 0, n_in * sizeof *down);
+    if (down) memset(down, 0, (size_t)n_in * sizeof *down);
     for (uint32_t row = 0; row < layer->n_out; row++, w += n_in) {
         if (down && delta[row] != 0.0f) add_scaled(down, w, delta[row], n_in);
         if (!into) continue;

@@ -144,5 +144,5 @@ void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out)
 void td_fill(const td_op *op, const td_tensor *out)
 {
     memset(out->data, out->type == TD_INT8 ? (int)op->output_zero_point : 0,
-           (size_t)volume(out) * td_type_size(out->type));
+           (size_t)volume(out) * (size_t)td_type_size(out->type));
 }

@@ -44,7 +44,7 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
                        (offsets ? bytes_of((uint64_t)width * n_features) : 0u) + bytes_of((uint64_t)n_bases * base_bits);
     uint64_t total = rows_at + ((uint64_t)n_rows * row_bits + 7u) / 8u;
     if ((uint64_t)n_rows * row_bits > 0xFFFFFFFFu || (uint64_t)n_bases * base_bits > 0xFFFFFFFFu ||
-        total > capacity || total > 0x7FFFFFFFu)
+        total > capacity || total > ~0u >> 1) /* the largest int */
         return TD_E_FULL;
 
     memset(out, 0, (size_t)total);

@@ -45,9 +45,9 @@ int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_section
         td_put32(entry, sections[i].kind);
         td_put32(entry + 4, at);
         td_put32(entry + 8, length);
-        td_put32(entry + 12, td_crc32(0, sections[i].data, length));
-        if (length) memcpy(out + at, sections[i].data, length);
-        memset(out + at + length, 0, aligned(length) - length);
+        td_put32(entry + 12, td_crc32(0, sections[i].data, (size_t)length));
+        if (length) memcpy(out + at, sections[i].data, (size_t)length);
+        memset(out + at + length, 0, (size_t)(aligned(length) - length));
         at += aligned(length);
     }
     td_put32(out + 12, head_crc(out, n_sections));
@@ -64,12 +64,13 @@ static int check_section(const uint8_t *data, uint32_t file_size, const uint8_t 
     for (uint32_t i = offset + length; i < *end; i++) {
         if (data[i] != 0) return TD_E_FORMAT;
     }
-    return td_crc32(0, data + offset, length) == td_get32(entry + 12) ? TD_OK : TD_E_CRC;
+    return td_crc32(0, data + offset, (size_t)length) == td_get32(entry + 12) ? TD_OK : TD_E_CRC;
 }
 
 int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t size)
 {
     if (size < TD_FILE_HEADER || td_get32(data) != magic) return TD_E_FORMAT;
+    if ((size_t)size != size) return TD_E_UNSUPPORTED; /* more than this machine can address */
     if (td_get16(data + 4) != TD_FILE_FORMAT) return TD_E_VERSION;
     uint32_t n_sections = td_get16(data + 6), file_size = td_get32(data + 8);
     if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections) || file_size & 3u)

@@ -172,7 +172,7 @@ int td_encode_keys(const uint32_t *rows, const uint64_t *keys, uint32_t n_rows, 
     for (uint32_t f = 0; f < n_features; f++) base[f] = base_of(plan, f);
     status = lay_out(&l, base, keys, n_rows, n_features, width, plan);
     if (status != TD_OK) return status;
-    if (l.size > capacity || l.size > 0x7FFFFFFFu) return TD_E_FULL;
+    if (l.size > capacity || l.size > ~0u >> 1) return TD_E_FULL; /* the largest int */
     memset(out, 0, (size_t)l.size);
     write_head(out, &l, base, rows, n_features, width, plan);
     write_keys(out, &l, keys, n_rows, plan);

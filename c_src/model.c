@@ -204,7 +204,7 @@ static bool good_box(const td_model *model, uint32_t offset, uint32_t in_size, u
         /* A step that is taken once too often, after the last value, must not overflow either. */
         for (uint32_t path = TD_BOX_INPUT; path <= TD_BOX_OUTPUT; path += TD_BOX_OUTPUT - TD_BOX_INPUT) {
             int32_t step = td_get_i32(box + 4 * (path + 1 + i));
-            if (step > TD_MAX_ARENA || step < -TD_MAX_ARENA) return false;
+            if (step > (int32_t)TD_MAX_ARENA || step < -(int32_t)TD_MAX_ARENA) return false;
         }
     }
     return inside(box, box + 4 * TD_BOX_INPUT, in_size) && inside(box, box + 4 * TD_BOX_OUTPUT, out_size);

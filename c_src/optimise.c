@@ -117,6 +117,6 @@ void td_optimise(td_trainer *trainer)
     if (options->config.optimizer == TD_OPTIMIZER_ADAM) adam(trainer, factor);
     else if (options->config.optimizer == TD_OPTIMIZER_MOMENTUM) momentum(trainer, trainer->learning_rate * factor);
     else td_add_scaled(trainer->parameters, gradient, -trainer->learning_rate * factor, n);
-    memset(gradient, 0, n * sizeof *gradient);
+    memset(gradient, 0, (size_t)n * sizeof *gradient);
     options->n_steps = 0;
 }

@@ -37,7 +37,7 @@ static int program(const td_flash *flash, uint32_t offset, const uint8_t *bytes,
     if (size == 0) return TD_OK;
     int status = flash_status(flash->program(flash->context, offset, bytes, size));
     if (status != TD_OK) return status;
-    return memcmp(flash->base + offset, bytes, size) == 0 ? TD_OK : TD_E_FLASH;
+    return memcmp(flash->base + offset, bytes, (size_t)size) == 0 ? TD_OK : TD_E_FLASH;
 }
 
 /* Whole units as they are, the last one filled up with erased bytes. */
@@ -48,7 +48,7 @@ static int program_padded(const td_flash *flash, uint32_t offset, const uint8_t 
     if (status != TD_OK || tail == 0) return status;
     uint8_t unit[MAX_UNIT];
     memset(unit, flash->erased, sizeof unit);
-    memcpy(unit, bytes + whole, tail);
+    memcpy(unit, bytes + whole, (size_t)tail);
     return program(flash, offset + whole, unit, flash->program_unit);
 }
 
@@ -196,7 +196,7 @@ static int32_t count_marks(const td_store *store, const layout *l, uint32_t size
 
 static uint32_t data_crc(const td_store *store, const layout *l, uint32_t size)
 {
-    return td_crc32(0, store->flash.base + l->data, size);
+    return td_crc32(0, store->flash.base + l->data, (size_t)size);
 }
 
 /* Bytes of this very object that are in flash already; -1 when it must be written anew. */

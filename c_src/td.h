@@ -104,7 +104,8 @@ uint32_t td_file_size(const td_section *sections, uint32_t n_sections);
 /* Writes header, table and sections (each 4-byte aligned). TD_E_FULL when capacity is too small. */
 int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections,
                   uint8_t *out, uint32_t capacity);
-/* Checks magic, version, bounds and every CRC. TD_E_FORMAT, TD_E_VERSION, TD_E_CRC. `size` may be
+/* Checks magic, version, bounds and every CRC. TD_E_FORMAT, TD_E_VERSION, TD_E_CRC; TD_E_UNSUPPORTED for a size that
+ * size_t cannot hold. `size` may be
  * larger than the file (a flash partition); never smaller. */
 int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t size);
 /* Of a file that td_file_open refuses: the kind of the first section that is out of place or whose CRC is wrong; 0 when

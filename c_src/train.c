@@ -119,7 +119,7 @@ static float *place_options(td_trainer *trainer, const td_train_config *config, 
     if (needs_gradient(config)) {
         options->gradient = next;
         options->moments = next + n;
-        memset(next, 0, (n + n_moments) * sizeof *next);
+        memset(next, 0, (size_t)(n + n_moments) * sizeof *next);
         next += n + n_moments;
     }
     if (config->keep_best) {
@@ -342,7 +342,7 @@ static int step(td_trainer *trainer, const float *x, const td_target *target, fl
 {
     float *y = forward(trainer, x);
     int predicted = (int)largest(y, n_outputs(trainer));
-    if (last_layer(trainer->model)->activation == TD_ACT_RELU) memcpy(kept(trainer), y, n_outputs(trainer) * sizeof *y);
+    if (last_layer(trainer->model)->activation == TD_ACT_RELU) memcpy(kept(trainer), y, (size_t)n_outputs(trainer) * sizeof *y);
     *loss = td_loss_value(loss_of(trainer), y, n_outputs(trainer), target);
     add_step(trainer, x, y, target, weight);
     return predicted;

@@ -487,7 +487,7 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
     td_part *part = &from->part;
     uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, row_at = (uint64_t)first * td_part_row_bits(part);
     uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
-    size_t stride = (size_t)u->pack->n_features * (u->bits / 8u);
+    size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     if (td_part_has(part, TD_PART_KEYS)) read_keys(file_end, part, first, n, keys);
     else if (part->id_bits) read_bases(file_end, part, row_at, n, keys);
     for (uint32_t w = n_words; w-- > 0;) { /* backwards, as a row's last word may reach into the next row */
@@ -510,7 +510,7 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
 
 int td_unpacker_rows(const td_unpacker *u, uint32_t first, uint32_t count, void *values)
 {
-    size_t stride = (size_t)u->pack->n_features * (u->bits / 8u);
+    size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     uint8_t *out = (uint8_t *)values;
     const uint8_t *end = out + count * stride;
     if (first > u->pack->n_rows || count > u->pack->n_rows - first) return TD_E_RANGE;
@@ -530,7 +530,7 @@ int td_unpacker_rows(const td_unpacker *u, uint32_t first, uint32_t count, void 
 
 int td_unpacker_take(const td_unpacker *u, const uint32_t *rows, uint32_t count, void *values)
 {
-    size_t stride = (size_t)u->pack->n_features * (u->bits / 8u);
+    size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     uint8_t *out = (uint8_t *)values;
     int status = TD_OK;
     for (uint32_t i = 0; status == TD_OK && i < count; i++) status = td_unpacker_rows(u, rows[i], 1, out + i * stride);

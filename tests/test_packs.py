@@ -10,7 +10,6 @@ import re
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from make_golden import golden_packs
 from spec_reader import read_tdz
 
 from tinydream import files
@@ -288,23 +288,6 @@ def test_rows_that_are_too_long_are_refused() -> None:
 # ------------------------------------------------------------------ golden files
 
 
-def golden_packs() -> dict[str, Callable[[], Pack]]:
-    random = np.random.default_rng(7)
-    clusters = random.integers(-90, 90, (4, 6))[np.arange(40) % 4] + random.integers(-3, 4, (40, 6))
-    wide = np.array([[-(2**31), 5], [2**31 - 1, 5], [0, 5]])
-    table = table_from_arrays(clusters.astype(np.int8), np.arange(40) % 2, classes=["sit", "run"])
-    few, near = random.integers(0, 9, 140) ** 2 * 61, random.normal(0, 300, (140, 2)).astype(int)
-    spread = table_from_arrays(np.column_stack((near, few)), None)
-    return {
-        "masks.tdz": lambda: pack(table, per_class=4, method="entrogede"),
-        "offsets.tdz": lambda: pack(table_from_arrays(clusters + np.arange(40)[:, None] % 2 * 1000, np.arange(40) % 2)),
-        "replay.tdz": lambda: pack(table, replay=6),
-        "wide.tdz": lambda: pack(table_from_arrays(wide, [2, 0, 0], classes=3), per_class=1),
-        "keys.tdz": lambda: pack(spread, replay=140, method="random"),
-        "one.tdz": lambda: pack(table_from_arrays([[True]], [0])),
-    }
-
-
 HASHES = {
     "masks.tdz": "f983773696288444fb4b6df1de97daa25210d9f2e8cb079c5f77633ca2fecac0",
     "offsets.tdz": "3fe0cac6703c5e5b1addd2a2b23d79e94d7a749288935cd1bf798eba55d0a86f",
@@ -312,6 +295,8 @@ HASHES = {
     "wide.tdz": "c62dc4e11cb7a6dabdff7cc1a3a2bf9b022be6adf7ec6eb6be72798b6b360a3d",
     "keys.tdz": "b7c4bf8cf4aae01f68b6f6d5f7df8eb671868e402a0140cc8436218f5b7d0e34",
     "one.tdz": "efd4454168f712a5584c12ce022f2b770fe4db70336d89676d9d7b9b601b6e96",
+    "image.tdz": "00fc3a4c8c25b6ffcdb87c95fead985b2abd4596b548ff35c480c2faa0e69295",
+    "quality.tdz": "34fc46a163300542ee2be41c81484b2307d67372c40587dd591d91a9471a260d",
 }
 
 

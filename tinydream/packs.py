@@ -426,7 +426,7 @@ def _encode(
         meta["classes"] = list(table.classes)
     if image is not None:
         sections[lib.TD_PACK_IMAGE] = image.section
-        meta.update({} if image.psnr is None else {"psnr": image.psnr})
+        meta.update({} if image.psnr is None else {"psnr": round(image.psnr, 3)})
     if meta:
         sections[lib.TD_PACK_META] = cbor2.dumps(meta)
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)

@@ -1,0 +1,44 @@
+"""The golden files: what makes them makes the same bytes, and what they hold is what other code finds in them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from make_golden import GOLDEN, crc, golden_files
+from models import run_reference
+
+from tinydream.compiler import compile_model
+
+# Those of the packs are in test_packs.py; rows.txt follows from them.
+HASHES = {
+    "small.tflite": "b3d8b633a233221c49e3103d2f8d0d3babf50e6b3ecc1ede1769250c9a591f8a",
+    "small.tdm": "04f73409f30527a2c59359a73e35bcb925acf311164d10b2780d72defd19fb80",
+    "float.tdm": "fc70d2a98552596102dc50aa4a47ef736c6ca7790c3cc3b58ff6399b44f0578d",
+}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_hashes(name: str) -> None:
+    assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == HASHES[name]
+
+
+def test_the_script_makes_every_file() -> None:
+    made = golden_files()
+    assert {path.name for path in GOLDEN.iterdir()} == {*made, "small.tflite"}
+    for name, data in made.items():
+        assert (GOLDEN / name).read_bytes() == data, f"{name} would be made with other bytes"
+
+
+def test_the_model_s_embedding_is_litert_s() -> None:
+    """The CRC that tests/c/test_core.c expects on every machine."""
+    tflite = (GOLDEN / "small.tflite").read_bytes()
+    model = compile_model(tflite)
+    inputs = (np.arange(16) * 11).astype(np.uint8).view(np.int8).reshape(1, 4, 4, 1)
+    expected = run_reference(tflite, inputs, model.cut)
+    assert model.embed(inputs).tolist() == expected.reshape(1, -1).tolist()
+    source = (GOLDEN.parent / "c" / "test_core.c").read_text(encoding="utf-8")
+    found = re.search(r"model\.embedding_size\) == 0x([0-9A-F]{8})u", source)
+    assert found is not None and int(found[1], 16) == crc(expected.tobytes())
