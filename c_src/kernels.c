@@ -132,14 +132,18 @@ static void conv_inside(const td_op *op, const td_tensor *in, const int8_t *w, i
     }
 }
 
-#if TD_DSP
+#if TD_MVE
+#include "kernels_mve.h"
+#elif TD_DSP
 #include "kernels_dsp.h"
 #endif
 
 /* An odd last channel is computed as a pair with itself. */
 void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
-#if TD_DSP
+#if TD_MVE
+    if (conv_mve(op, in, out)) return;
+#elif TD_DSP
     if (conv_dsp(op, in, out)) return;
 #endif
     const int8_t *w = op->weights;
@@ -218,13 +222,16 @@ static uint32_t depthwise_inside(const td_op *op, const td_tensor *in, int32_t c
 
 void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
-#if TD_DSP
+    int32_t c = 0;
+#if TD_MVE
+    c = depthwise_mve(op, in, out);
+#elif TD_DSP
     if (depthwise_dsp(op, in, out)) return;
 #endif
-    const int8_t *w = op->weights;
     int32_t multiplier = out->c / in->c;
+    const int8_t *w = op->weights + c * op->y.taps * op->x.taps;
     int32_t y_last = last_inside(&op->y, in->h), x_last = last_inside(&op->x, in->w);
-    for (int32_t c = 0; c < out->c; c++) {
+    for (; c < out->c; c++) {
         td_channel of = channel(op, c, out->c);
         int32_t from = c / multiplier;
         int8_t *to = out->data + c;

@@ -9,8 +9,9 @@
 
 #include <arm_acle.h>
 
+#include "gather.h"
+
 enum {
-    DSP_WINDOW = 640,           /* values of the largest window that is gathered: two lie on the stack */
     DSP_TAPS = 64               /* of the largest depthwise kernel: 8 bytes each on the stack */
 };
 
@@ -267,39 +268,10 @@ static void conv_two_positions(const td_finish *f, const int8_t *x, const int8_t
     to[channels] = finish_twice(f, &last, (int32_t)sum[1]);
 }
 
-static void copy_values(int8_t *to, const int8_t *from, int32_t n)
-{
-    for (; n >= 4; n -= 4, to += 4, from += 4) __builtin_memcpy(to, from, 4);
-    for (; n > 0; n--) *to++ = *from++;
-}
-
-/* The window of output position (oy, ox), row by row, as the weights lie. */
-static void gather(const td_op *op, const td_tensor *in, int32_t oy, int32_t ox, int8_t *to)
-{
-    td_span y = span_at(&op->y, oy, in->h), x = span_at(&op->x, ox, in->w);
-    int32_t row_values = op->x.taps * in->c;
-    if (y.end - y.first < op->y.taps || x.end - x.first < op->x.taps) {
-        memset(to, op->input_zero_point, (size_t)(op->y.taps * row_values));
-    }
-    if (empty(&y, &x)) return;
-    to += y.first * row_values + x.first * in->c;
-    for (int32_t t = y.first; t < y.end; t++, to += row_values) {
-        const int8_t *from = in->data
-            + ((y.start + t * op->y.dilation) * in->w + x.start + x.first * op->x.dilation) * in->c;
-        if (op->x.dilation == 1) {
-            copy_values(to, from, (x.end - x.first) * in->c);
-            continue;
-        }
-        for (int32_t column = 0; column < x.end - x.first; column++) {
-            copy_values(to + column * in->c, from + column * op->x.dilation * in->c, in->c);
-        }
-    }
-}
-
 __attribute__((noinline)) static void conv_gathered(const td_op *op, const td_tensor *in, const td_tensor *out,
                                                     const td_finish *f, int32_t n)
 {
-    int8_t windows[2 * DSP_WINDOW], *to = out->data;
+    int8_t windows[2 * TD_WINDOW], *to = out->data;
     int32_t filled = 0;
     for (int32_t oy = 0; oy < out->h; oy++) {
         for (int32_t ox = 0; ox < out->w; ox++) {
@@ -317,11 +289,10 @@ static bool conv_dsp(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     int32_t positions = out->h * out->w, n = op->y.taps * op->x.taps * in->c;
     td_finish f = start_finish(op, out->c);
-    bool in_place = n == in->c && op->y.stride == 1 && op->x.stride == 1 && op->y.pad == 0 && op->x.pad == 0
-        && in->h == out->h && in->w == out->w;
+    bool in_place = lies_in_place(op, in, out);
     if (f.once ? !in_place : !finishes_fast(&f, n)) return false;
     if (!in_place) {
-        if (n > DSP_WINDOW) return false;
+        if (n > TD_WINDOW) return false;
         conv_gathered(op, in, out, &f, n);
         return true;
     }

@@ -1,15 +1,15 @@
-/* Arm MPS2: CMSDK UART0, and RAM outside the budget that behaves as NOR flash. */
+/* Arm MPS2 and MPS3: CMSDK UART0, and RAM outside the budget that behaves as NOR flash. */
 #include <string.h>
 
 #include "cortex_m.h"
 #include "td_board.h"
 #include "td_port.h"
 
-#define UART_DATA 0x40004000u
-#define UART_STATE 0x40004004u
-#define UART_CTRL 0x40004008u
-#define UART_INTCLEAR 0x4000400Cu
-#define UART_BAUDDIV 0x40004010u
+#define UART_DATA TD_PORT_UART
+#define UART_STATE (TD_PORT_UART + 4u)
+#define UART_CTRL (TD_PORT_UART + 8u)
+#define UART_INTCLEAR (TD_PORT_UART + 12u)
+#define UART_BAUDDIV (TD_PORT_UART + 16u)
 
 #define STATE_TX_FULL 1u
 #define STATE_RX_FULL 2u

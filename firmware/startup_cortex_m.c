@@ -18,7 +18,7 @@ extern uint32_t td_bss_begin[], td_bss_end[], td_ram_end[], td_flash_begin[], td
 
 #define PAINT 0xA5C3F00Du
 #define FAULT_MAGIC 0xFA017EDu
-#define N_IRQ 32
+#define N_IRQ (TD_PORT_UART_IRQ < 32 ? 32 : TD_PORT_UART_IRQ + 1)
 
 /* Survives the reset that a fault ends in. */
 static struct {
@@ -97,7 +97,7 @@ void td_port_idle(void)
 
 void td_enable_irq(uint32_t irq)
 {
-    REG32(NVIC_ISER) = 1u << irq;
+    REG32(NVIC_ISER + irq / 32u * 4u) = 1u << irq % 32u;
 }
 
 /* ------------------------------------------------------------------- memory */

@@ -77,7 +77,7 @@ def test_a_pack_of_another_model_is_refused() -> None:
         plan(other, boards.board("microbit"), train=train)
 
 
-@pytest.mark.parametrize("board_id", ["microbit", "an386"])
+@pytest.mark.parametrize("board_id", ["microbit", "an386", "an547"])
 def test_what_a_board_uses_is_what_was_planned(board_id: str) -> None:
     train, replay = board_kit.packs()
     board = boards.board(board_id)
