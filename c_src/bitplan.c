@@ -144,6 +144,7 @@ int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
     result->base_bits = base_bits;
     result->size_bits = plan_size(n_rows, 1, base_bits, row_bits);
     for (uint32_t l = base_bits, since = 0; l < row_bits && (patience == 0 || since < patience); l++) {
+        if (r.n_groups == n_rows) break; /* a base of its own for each row: one more bit only moves to the base */
         uint32_t b = order[l];
         accept(&r, try_bit(&r, rows + b / width, n_features, width - 1u - b % width));
         if (r.n_groups > TD_MAX_BASES) break;

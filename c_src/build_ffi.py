@@ -8,7 +8,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 # One order of floating-point operations on host and board: no fused multiply-add, no reassociation.
-FLAGS = ["-std=c99", "-O2", "-ffp-contract=off", "-fno-fast-math"]
+FLAGS = ["-std=c99", "-O3", "-ffp-contract=off", "-fno-fast-math"]
 
 
 def declarations() -> str:

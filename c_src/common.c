@@ -22,18 +22,48 @@ const char *td_status_name(int status)
 }
 
 /* Four bits a step: a 64-byte table is the middle between a 1 KB table and eight shifts a byte. */
-uint32_t td_crc32(uint32_t crc, const uint8_t *bytes, size_t size)
+static uint32_t crc_bytes(uint32_t crc, const uint8_t *bytes, size_t size)
 {
     static const uint32_t table[16] = {
         0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u, 0x4DB26158u, 0x5005713Cu,
         0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu, 0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu};
-    crc = ~crc;
     for (size_t i = 0; i < size; i++) {
         crc ^= bytes[i];
         crc = (crc >> 4) ^ table[crc & 15u];
         crc = (crc >> 4) ^ table[crc & 15u];
     }
-    return ~crc;
+    return crc;
+}
+
+#if TD_LARGE_STACK
+enum { CRC_SLICES = 8, CRC_LARGE = 16384 };
+
+/* Eight bytes a step, by tables on the stack (8 KB): table k is for a byte that k more follow. */
+static uint32_t crc_slices(uint32_t crc, const uint8_t *bytes, size_t size)
+{
+    uint32_t table[CRC_SLICES][256];
+    for (uint32_t value = 0; value < 256; value++) {
+        uint8_t byte = (uint8_t)value;
+        table[0][value] = crc_bytes(0, &byte, 1);
+    }
+    for (uint32_t k = 1; k < CRC_SLICES; k++) {
+        for (uint32_t v = 0; v < 256; v++) table[k][v] = table[k - 1][v] >> 8 ^ table[0][table[k - 1][v] & 0xFFu];
+    }
+    for (; size >= CRC_SLICES; size -= CRC_SLICES, bytes += CRC_SLICES) {
+        uint32_t low = crc ^ td_get32(bytes), high = td_get32(bytes + 4);
+        crc = table[7][low & 0xFFu] ^ table[6][low >> 8 & 0xFFu] ^ table[5][low >> 16 & 0xFFu] ^ table[4][low >> 24] ^
+              table[3][high & 0xFFu] ^ table[2][high >> 8 & 0xFFu] ^ table[1][high >> 16 & 0xFFu] ^ table[0][high >> 24];
+    }
+    return crc_bytes(crc, bytes, size);
+}
+#endif
+
+uint32_t td_crc32(uint32_t crc, const uint8_t *bytes, size_t size)
+{
+#if TD_LARGE_STACK
+    if (size >= CRC_LARGE) return ~crc_slices(~crc, bytes, size);
+#endif
+    return ~crc_bytes(~crc, bytes, size);
 }
 
 static float from_bits(uint32_t bits)

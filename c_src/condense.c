@@ -24,13 +24,16 @@ typedef struct condenser {
     uint32_t *count;        /* max_groups */
     cut *best;              /* max_groups */
     double *mean;           /* max_groups x n_features */
-    double *sum;            /* 3 x n_features: of the group, of its left part, variance */
+    double *sum;            /* 2 x n_features: of the group, variance */
+    uint64_t *left;         /* n_features: sum of the group's left part, of the values as they are */
+    uint64_t *sorted;       /* n_rows: value and row of each member */
 } condenser;
 
 static uint64_t work_size(uint32_t n_rows, uint32_t n_features, uint32_t max_groups)
 {
     uint64_t groups = (uint64_t)max_groups * (sizeof(cut) + n_features * sizeof(double) + sizeof(uint32_t));
-    return groups + 3u * (uint64_t)n_features * sizeof(double) + (uint64_t)n_rows * sizeof(uint32_t) + 64u;
+    uint64_t rows = (uint64_t)n_rows * (sizeof(uint32_t) + sizeof(uint64_t));
+    return groups + rows + 3u * (uint64_t)n_features * sizeof(double) + 64u;
 }
 
 uint32_t td_condense_variance_work_size(uint32_t n_rows, uint32_t n_features, uint32_t max_groups)
@@ -43,7 +46,9 @@ static void condenser_init(condenser *c, void *work)
 {
     c->mean = (double *)work;
     c->sum = c->mean + (size_t)c->max_groups * c->n_features;
-    c->best = (cut *)(void *)(c->sum + 3u * (size_t)c->n_features);
+    c->left = (uint64_t *)(void *)(c->sum + 2u * (size_t)c->n_features);
+    c->sorted = c->left + c->n_features;
+    c->best = (cut *)(void *)(c->sorted + c->n_rows);
     c->count = (uint32_t *)(void *)(c->best + c->max_groups);
     c->members = c->count + c->max_groups;
 }
@@ -53,9 +58,9 @@ static uint32_t value_of(const condenser *c, uint32_t row, uint32_t feature)
     return c->rows[(size_t)row * c->n_features + feature];
 }
 
-static double from_origin(const condenser *c, uint32_t row, uint32_t feature)
+static inline double difference(const uint32_t *a, const uint32_t *b)
 {
-    return (double)value_of(c, row, feature) - (double)c->origin[feature];
+    return (double)((int64_t)*a - (int64_t)*b);
 }
 
 static uint32_t collect(condenser *c, uint32_t group)
@@ -71,55 +76,81 @@ static uint32_t collect(condenser *c, uint32_t group)
 static void sort_members(condenser *c, uint32_t n, uint32_t feature)
 {
     uint32_t gap = 1;
+    for (uint32_t m = 0; m < n; m++) c->sorted[m] = (uint64_t)value_of(c, c->members[m], feature) << 32 | c->members[m];
     while (gap < n / 3) gap = 3 * gap + 1;
     for (; gap > 0; gap /= 3) {
         for (uint32_t i = gap; i < n; i++) {
-            uint32_t item = c->members[i], value = value_of(c, item, feature), j = i;
-            for (; j >= gap; j -= gap) {
-                uint32_t before = c->members[j - gap], other = value_of(c, before, feature);
-                if (other < value || (other == value && before < item)) break;
-                c->members[j] = before;
-            }
-            c->members[j] = item;
+            uint64_t item = c->sorted[i];
+            uint32_t j = i;
+            for (; j >= gap && c->sorted[j - gap] > item; j -= gap) c->sorted[j] = c->sorted[j - gap];
+            c->sorted[j] = item;
         }
     }
 }
 
+/* Sum and variance of each feature. */
 static void sum_members(condenser *c, uint32_t n)
 {
-    double *sum = c->sum, *variance = c->sum + 2u * (size_t)c->n_features;
-    for (uint32_t f = 0; f < c->n_features; f++) {
-        double total = 0.0, squares = 0.0;
-        for (uint32_t m = 0; m < n; m++) {
-            double value = from_origin(c, c->members[m], f);
-            total += value;
-            squares += value * value;
+    double *sum = c->sum, *variance = c->sum + c->n_features;
+    for (uint32_t f = 0; f < c->n_features; f++) sum[f] = variance[f] = 0.0;
+    for (uint32_t m = 0; m < n; m++) {
+        const uint32_t *row = c->rows + (size_t)c->members[m] * c->n_features;
+        for (uint32_t f = 0; f < c->n_features; f++) {
+            double value = difference(row + f, c->origin + f);
+            sum[f] += value;
+            variance[f] += value * value;
         }
-        sum[f] = total;
-        variance[f] = squares - total * total / (double)n;
     }
+    for (uint32_t f = 0; f < c->n_features; f++) variance[f] -= sum[f] * sum[f] / (double)n;
 }
 
-/* Best cut of the members through one feature: |S_l|^2/n_l + |S_r|^2/n_r - |S|^2/n, over all features. */
+static inline double left_of(const condenser *c, uint32_t n_left, uint32_t feature)
+{
+    return (double)(int64_t)(c->left[feature] - (uint64_t)n_left * c->origin[feature]);
+}
+
+/* Squared error that a cut behind the first n_left members removes, but for what is the same for all cuts:
+ * |L|^2/n_l + |S - L|^2/n_r, with S the sum of all and L of the left part. Two sums each, as one waits for itself. */
+static double gain_of(const condenser *c, uint32_t n_left, uint32_t n)
+{
+    double left_even = 0.0, left_odd = 0.0, right_even = 0.0, right_odd = 0.0;
+    uint32_t f = 0;
+    for (; f + 1u < c->n_features; f += 2) {
+        double even = left_of(c, n_left, f), odd = left_of(c, n_left, f + 1u);
+        double rest_even = c->sum[f] - even, rest_odd = c->sum[f + 1u] - odd;
+        left_even += even * even;
+        left_odd += odd * odd;
+        right_even += rest_even * rest_even;
+        right_odd += rest_odd * rest_odd;
+    }
+    if (f < c->n_features) {
+        double even = left_of(c, n_left, f), rest_even = c->sum[f] - even;
+        left_even += even * even;
+        right_even += rest_even * rest_even;
+    }
+    return (left_even + left_odd) / (double)n_left + (right_even + right_odd) / (double)(n - n_left);
+}
+
+static void add_row(const uint32_t *row, uint32_t n_features, uint64_t *left)
+{
+    for (uint32_t f = 0; f < n_features; f++) left[f] += row[f];
+}
+
+/* Best cut of the members through one feature. */
 static void cut_feature(condenser *c, uint32_t n, uint32_t feature, cut *best)
 {
-    double *sum = c->sum, *left = sum + c->n_features, whole = 0.0;
+    double whole = 0.0;
     sort_members(c, n, feature);
     for (uint32_t f = 0; f < c->n_features; f++) {
-        left[f] = 0.0;
-        whole += sum[f] * sum[f];
+        c->left[f] = 0;
+        whole += c->sum[f] * c->sum[f];
     }
-    whole /= (double)n;
     for (uint32_t m = 0; m + 1 < n; m++) {
-        for (uint32_t f = 0; f < c->n_features; f++) left[f] += from_origin(c, c->members[m], f);
-        uint32_t threshold = value_of(c, c->members[m + 1], feature);
-        if (threshold == value_of(c, c->members[m], feature)) continue;
-        double of_left = 0.0, of_right = 0.0;
-        for (uint32_t f = 0; f < c->n_features; f++) {
-            of_left += left[f] * left[f];
-            of_right += (sum[f] - left[f]) * (sum[f] - left[f]);
-        }
-        double gain = of_left / (double)(m + 1u) + of_right / (double)(n - m - 1u) - whole;
+        const uint32_t *row = c->rows + (size_t)(c->sorted[m] & 0xFFFFFFFFu) * c->n_features;
+        uint32_t threshold = (uint32_t)(c->sorted[m + 1] >> 32);
+        add_row(row, c->n_features, c->left);
+        if (threshold == (uint32_t)(c->sorted[m] >> 32)) continue;
+        double gain = gain_of(c, m + 1u, n) - whole / (double)n;
         if (gain <= best->gain) continue;
         best->gain = gain;
         best->feature = feature;
@@ -134,7 +165,7 @@ static cut find_cut(condenser *c, uint32_t group)
     if (n < 2) return best;
     c->origin = c->rows + (size_t)c->members[0] * c->n_features;
     sum_members(c, n);
-    double *variance = c->sum + 2u * (size_t)c->n_features;
+    double *variance = c->sum + c->n_features;
     for (uint32_t k = 0; k < CANDIDATES && k < c->n_features; k++) {
         uint32_t widest = 0;
         for (uint32_t f = 1; f < c->n_features; f++) {
@@ -173,15 +204,34 @@ static void compute_means(condenser *c)
     }
 }
 
-static double distance(const condenser *c, uint32_t row, uint32_t group, double limit)
+/* Squared distances of a row from the means of two groups; from both `limit` on they may stop. Two at once, as each sum
+ * waits for itself. */
+static void measure(const condenser *c, uint32_t row, const uint32_t group[2], double limit, double distance[2])
 {
-    const double *mean = c->mean + (size_t)group * c->n_features;
-    double total = 0.0;
-    for (uint32_t f = 0; f < c->n_features && total < limit; f++) {
-        double difference = (double)value_of(c, row, f) - mean[f];
-        total += difference * difference;
+    const double *a = c->mean + (size_t)group[0] * c->n_features, *b = c->mean + (size_t)group[1] * c->n_features;
+    const uint32_t *values = c->rows + (size_t)row * c->n_features;
+    double to_a = 0.0, to_b = 0.0;
+    for (uint32_t f = 0; f < c->n_features && (to_a < limit || to_b < limit);) {
+        uint32_t end = c->n_features - f < 8u ? c->n_features : f + 8u; /* looking at the limit takes time, too */
+        for (; f < end; f++) {
+            double value = (double)values[f], from_a = value - a[f], from_b = value - b[f];
+            to_a += from_a * from_a;
+            to_b += from_b * from_b;
+        }
     }
-    return total;
+    distance[0] = to_a;
+    distance[1] = to_b;
+}
+
+/* Groups of the row's class that have rows, from *g on: two, or one twice. False when there is none left. */
+static bool next_groups(const condenser *c, const uint32_t *class_of, uint32_t row, uint32_t *g, uint32_t group[2])
+{
+    uint32_t n = 0;
+    for (; *g < c->n_groups && n < 2; (*g)++) {
+        if (class_of[*g] == c->label[row] && c->count[*g] > 0) group[n++] = *g;
+    }
+    if (n == 1) group[1] = group[0];
+    return n > 0;
 }
 
 /* Groups keep their class: members[g] holds it while rows move. Groups that ran empty stay numbered. */
@@ -189,14 +239,16 @@ static void lloyd_round(condenser *c, const uint32_t *class_of)
 {
     compute_means(c);
     for (uint32_t i = 0; i < c->n_rows; i++) {
-        uint32_t best = c->group[i];
-        double nearest = distance(c, i, best, 1e30);
-        for (uint32_t g = 0; g < c->n_groups; g++) {
-            if (class_of[g] != c->label[i] || c->count[g] == 0) continue;
-            double d = distance(c, i, g, nearest);
-            if (d < nearest) {
-                nearest = d;
-                best = g;
+        uint32_t best = c->group[i], group[2] = {best, best}, g = 0;
+        double nearest, distance[2];
+        measure(c, i, group, 1e30, distance);
+        nearest = distance[0];
+        while (next_groups(c, class_of, i, &g, group)) {
+            measure(c, i, group, nearest, distance);
+            for (uint32_t k = 0; k < 2; k++) {
+                if (!(distance[k] < nearest)) continue;
+                nearest = distance[k];
+                best = group[k];
             }
         }
         c->group[i] = best;

@@ -55,22 +55,20 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
     for (uint32_t f = 0; offsets && f < n_features; f++) td_write_bits(at, f * width, width, offsets[f]);
     if (offsets) at += bytes_of((uint64_t)width * n_features);
 
-    uint8_t *records = out + rows_at;
+    td_writer w;
+    td_writer_start(&w, out + rows_at, 0);
     for (uint32_t i = 0; i < n_rows; i++) {
         const uint32_t *row = rows + (size_t)i * n_features;
-        uint32_t bit = i * row_bits;
         if (group[i] >= n_bases) return TD_E_ARGUMENT;
         /* Rows of one group write the same base over itself: the bytes stay as they are. */
-        write_base(row, mask, n_features, at, group[i] * base_bits);
-        td_write_bits(records, bit, id_bits, group[i]);
-        bit += id_bits;
+        if (i == 0 || group[i] != group[i - 1]) write_base(row, mask, n_features, at, group[i] * base_bits);
+        td_writer_put(&w, id_bits, group[i]);
         for (uint32_t f = 0; f < n_features; f++) {
             if (row[f] & ~all) return TD_E_RANGE;
-            uint32_t deviation = all & ~mask[f], n_bits = td_count_bits(deviation);
-            td_write_bits(records, bit, n_bits, td_gather(row[f], deviation));
-            bit += n_bits;
+            td_writer_gather(&w, row[f], all & ~mask[f]);
         }
     }
+    td_writer_end(&w);
     header->n_rows = n_rows;
     header->n_bases = (uint16_t)n_bases;
     header->base_bits = base_bits;

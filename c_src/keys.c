@@ -4,15 +4,135 @@
 /* Fields of the index: bits of a low part, bits of all codes. */
 enum { LOW_FIELD = 6, CODE_BITS_FIELD = 32 };
 
-void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
-                 uint32_t n_key, uint64_t *keys)
+/* ------------------------------------------------------------------ survey */
+
+void td_key_survey(uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t *low, uint32_t *high, uint32_t *varying)
 {
+    for (uint32_t f = 0; f < n_features; f++) {
+        low[f] = high[f] = rows[f];
+        varying[f] = 0;
+    }
+    const uint32_t *row = rows;
+    for (uint32_t i = 0; i < n_rows; i++, row += n_features) {
+        for (uint32_t f = 0; f < n_features; f++) {
+            low[f] = row[f] < low[f] ? row[f] : low[f];
+            high[f] = row[f] > high[f] ? row[f] : high[f];
+        }
+    }
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint32_t *own = rows + (size_t)i * n_features;
+        for (uint32_t f = 0; f < n_features; f++) {
+            own[f] -= low[f];
+            varying[f] |= own[f] ^ rows[f];
+        }
+    }
+    for (uint32_t f = 0; f < n_features; f++) high[f] -= low[f];
+}
+
+uint32_t td_key_rank(uint32_t *column, uint32_t n_rows, uint32_t n_features, uint32_t high, uint32_t most,
+                     uint32_t *entries, uint32_t *number)
+{
+    uint32_t n = 0;
+    memset(number, 0, ((size_t)high + 1u) * sizeof *number);
+    for (uint32_t i = 0; i < n_rows; i++) number[column[(size_t)i * n_features]] = 1;
+    for (uint32_t value = 0; value <= high; value++) n += number[value];
+    if (n > most) return n;
+    n = 0;
+    for (uint32_t value = 0; value <= high; value++) {
+        if (!number[value]) continue;
+        entries[n] = value;
+        number[value] = n++;
+    }
+    for (uint32_t i = 0; i < n_rows; i++) column[(size_t)i * n_features] = number[column[(size_t)i * n_features]];
+    return n;
+}
+
+/* --------------------------------------------------------------------- keys */
+
+/* What a byte of a feature adds to the key. */
+typedef struct byte_table {
+    uint32_t feature;
+    uint32_t shift;
+    uint64_t entry[256];
+} byte_table;
+
+uint32_t td_key_work_size(uint32_t n_key)
+{
+    return n_key * (uint32_t)sizeof(byte_table);
+}
+
+static uint32_t make_tables(const uint32_t *key_bits, uint32_t n_key, byte_table *tables)
+{
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < n_key; b++) {
+        uint32_t feature = key_bits[b] >> 5, shift = key_bits[b] & 24u, t = 0;
+        while (t < n && (tables[t].feature != feature || tables[t].shift != shift)) t++;
+        if (t == n) {
+            tables[t].feature = feature;
+            tables[t].shift = shift;
+            memset(tables[t].entry, 0, sizeof tables[t].entry);
+            n++;
+        }
+        for (uint32_t value = 0; value < 256; value++) {
+            if (value >> (key_bits[b] & 7u) & 1u) tables[t].entry[value] |= (uint64_t)1 << (n_key - 1u - b);
+        }
+    }
+    return n;
+}
+
+void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
+                 uint32_t n_key, uint64_t *keys, void *work)
+{
+    byte_table *tables = (byte_table *)work;
+    uint32_t n = make_tables(key_bits, n_key, tables);
     for (uint32_t i = 0; i < n_rows; i++, rows += n_features) {
         uint64_t key = 0;
-        for (uint32_t b = 0; b < n_key; b++) key = key << 1 | (rows[key_bits[b] >> 5] >> (key_bits[b] & 31u) & 1u);
+        for (uint32_t t = 0; t < n; t++) key |= tables[t].entry[rows[tables[t].feature] >> tables[t].shift & 0xFFu];
         keys[i] = key;
     }
 }
+
+/* One pass by the 8 bits from `shift` on. False when all rows agree in them: nothing was moved. */
+static bool sort_pass(const uint64_t *keys, const uint32_t *order, uint32_t n_rows, uint32_t shift, uint64_t *to_keys,
+                      uint32_t *to_order)
+{
+    uint32_t start[256] = {0}, total = 0;
+    for (uint32_t i = 0; i < n_rows; i++) start[keys[i] >> shift & 0xFFu]++;
+    if (start[keys[0] >> shift & 0xFFu] == n_rows) return false;
+    for (uint32_t digit = 0; digit < 256; digit++) {
+        uint32_t n = start[digit];
+        start[digit] = total;
+        total += n;
+    }
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint32_t at = start[keys[i] >> shift & 0xFFu]++;
+        to_keys[at] = keys[i];
+        to_order[at] = order[i];
+    }
+    return true;
+}
+
+void td_key_sort(uint64_t *keys, uint32_t *order, uint32_t n_rows, uint32_t n_key, uint64_t *spare_keys,
+                 uint32_t *spare_order)
+{
+    uint64_t *from = keys, *to = spare_keys;
+    uint32_t *from_order = order, *to_order = spare_order;
+    for (uint32_t i = 0; i < n_rows; i++) order[i] = i;
+    for (uint32_t shift = 0; shift < n_key; shift += 8) {
+        if (!sort_pass(from, from_order, n_rows, shift, to, to_order)) continue;
+        uint64_t *swap = from;
+        uint32_t *swap_order = from_order;
+        from = to;
+        to = swap;
+        from_order = to_order;
+        to_order = swap_order;
+    }
+    if (from == keys) return;
+    memcpy(keys, from, (size_t)n_rows * sizeof *keys);
+    memcpy(order, from_order, (size_t)n_rows * sizeof *order);
+}
+
+/* --------------------------------------------------------------------- cost */
 
 /* Bits of the low parts that make the codes of n + 1 rows from `first` to `last` smallest: one more costs n bits and
  * halves the high part. */
@@ -47,6 +167,8 @@ uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t n_key, uint
     }
     return total;
 }
+
+/* ------------------------------------------------------------------- encode */
 
 static void write_long(uint8_t *stream, uint32_t at, uint32_t n_bits, uint64_t value)
 {
@@ -106,11 +228,18 @@ static void write_keys(uint8_t *out, const layout *l, const uint64_t *keys, uint
         write_long(out + l->index, entry, plan->n_key, key[0]);
         td_write_bits(out + l->index, entry + plan->n_key, LOW_FIELD, low);
         td_write_bits(out + l->index, entry + plan->n_key + LOW_FIELD, n_index, at);
-        uint32_t high = at + (n - 1u) * low;
-        for (uint32_t i = 1; i < n; i++, at += low) {
-            uint64_t difference = key[i] - key[0];
-            write_long(out + l->codes, at, low, difference & (((uint64_t)1 << low) - 1u));
-            td_write_bits(out + l->codes, high + (uint32_t)(difference >> low) + i - 1u, 1, 1);
+        uint32_t high = at + (n - 1u) * low, low_bits = low < 32 ? low : 32u;
+        td_writer w;
+        td_writer_start(&w, out + l->codes, at);
+        for (uint32_t i = 1; i < n; i++) {
+            uint64_t part = key[i] - key[0];
+            td_writer_put(&w, low_bits, (uint32_t)part & td_low_mask(low_bits));
+            td_writer_put(&w, low - low_bits, (uint32_t)(part >> 32) & td_low_mask(low - low_bits));
+        }
+        td_writer_end(&w);
+        for (uint32_t i = 1; i < n; i++) {
+            uint32_t one = high + (uint32_t)((key[i] - key[0]) >> low) + i - 1u;
+            out[l->codes + (one >> 3)] = (uint8_t)(out[l->codes + (one >> 3)] | 1u << (one & 7u));
         }
         if (n > 1) at = high + (uint32_t)((key[n - 1] - key[0]) >> low) + n - 1u;
     }
@@ -163,8 +292,8 @@ static uint32_t base_of(const td_key_plan *plan, uint32_t feature)
     return mask;
 }
 
-int td_encode_keys(const uint32_t *rows, const uint64_t *keys, uint32_t n_rows, uint32_t n_features, uint32_t width,
-                   const td_key_plan *plan, uint32_t *base, uint8_t *out, uint32_t capacity, td_part_header *header)
+int td_encode_keys(const uint32_t *rows, const uint32_t *order, const uint64_t *keys, uint32_t n_rows,
+                   uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base, uint8_t *out, uint32_t capacity, td_part_header *header)
 {
     layout l;
     int status = check_plan(n_rows, n_features, width, plan);
@@ -176,15 +305,17 @@ int td_encode_keys(const uint32_t *rows, const uint64_t *keys, uint32_t n_rows, 
     memset(out, 0, (size_t)l.size);
     write_head(out, &l, base, rows, n_features, width, plan);
     write_keys(out, &l, keys, n_rows, plan);
-    uint32_t bit = 0, all = td_low_mask(width);
-    for (uint32_t i = 0; i < n_rows; i++, rows += n_features) {
+    uint32_t all = td_low_mask(width);
+    td_writer w;
+    td_writer_start(&w, out + l.rows, 0);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const uint32_t *row = rows + (size_t)order[i] * n_features;
         for (uint32_t f = 0; f < n_features; f++) {
-            uint32_t deviation = all & ~base[f], n_bits = td_count_bits(deviation);
-            if (rows[f] & ~all) return TD_E_RANGE;
-            if (n_bits) td_write_bits(out + l.rows, bit, n_bits, td_gather(rows[f], deviation));
-            bit += n_bits;
+            if (row[f] & ~all) return TD_E_RANGE;
+            td_writer_gather(&w, row[f], all & ~base[f]);
         }
     }
+    td_writer_end(&w);
     header->n_rows = n_rows;
     header->n_bases = (uint16_t)plan->n_key;
     header->base_bits = l.base_bits;

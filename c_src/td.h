@@ -420,7 +420,21 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
 /* keys.c: parts whose rows are sorted by a key (docs/DESIGN.md, "Rows have no order"). A key is made of n_key bits
  * of a row, most significant first; key_bits[i] = feature * 32 + bit, bit 0 the least significant. */
 void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
-                 uint32_t n_key, uint64_t *keys);
+                 uint32_t n_key, uint64_t *keys, void *work);
+/* Bytes of work for td_key_rows: a table of 256 entries for each byte of a feature that has key bits. */
+uint32_t td_key_work_size(uint32_t n_key);
+/* Takes each feature's minimum, low[f], off its values, in place. high[f]: what the largest is then; varying[f]: bits
+ * in which rows differ. */
+void td_key_survey(uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t *low, uint32_t *high, uint32_t *varying);
+/* Values of a feature (column: the first row's, n_features apart, none above high) as their numbers in the rising list
+ * of the values that occur, in place, if these are at most `most`. Returns how many there are. number: high + 1 entries
+ * of scratch; entries: `most`. */
+uint32_t td_key_rank(uint32_t *column, uint32_t n_rows, uint32_t n_features, uint32_t high, uint32_t most,
+                     uint32_t *entries, uint32_t *number);
+/* Sorts keys of n_key bits; order[i] is where the i-th stood. Rows of equal keys keep their order. spare_keys,
+ * spare_order: as long as the others. Cost: O(n_rows) for each eight bits in which keys differ. */
+void td_key_sort(uint64_t *keys, uint32_t *order, uint32_t n_rows, uint32_t n_key, uint64_t *spare_keys,
+                 uint32_t *spare_order);
 /* Bits that sorted keys of n_key bits take without their last `drop` bits. Cost: O(n_rows). */
 uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t n_key, uint32_t drop);
 
@@ -433,10 +447,11 @@ typedef struct td_key_plan {
     uint32_t n_key;
 } td_key_plan;
 
-/* As td_encode_part, for rows in the order of their keys; features with a dictionary hold numbers of entries.
- * base: n_features entries of scratch. */
-int td_encode_keys(const uint32_t *rows, const uint64_t *keys, uint32_t n_rows, uint32_t n_features, uint32_t width,
-                   const td_key_plan *plan, uint32_t *base, uint8_t *out, uint32_t capacity, td_part_header *header);
+/* As td_encode_part, for rows sorted by their keys: keys[i] is that of row order[i]. Features with a dictionary hold
+ * numbers of entries. base: n_features entries of scratch. */
+int td_encode_keys(const uint32_t *rows, const uint32_t *order, const uint64_t *keys, uint32_t n_rows,
+                   uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base,
+                   uint8_t *out, uint32_t capacity, td_part_header *header);
 /* The header as the parts section has it: TD_PART_RECORD bytes. */
 void td_encode_part_record(const td_part_header *header, uint8_t *out);
 

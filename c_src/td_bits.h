@@ -2,6 +2,8 @@
 #ifndef TD_BITS_H
 #define TD_BITS_H
 
+#include <limits.h>
+
 #include "td_internal.h"
 
 static inline uint32_t td_low_mask(uint32_t n_bits)
@@ -73,7 +75,62 @@ static inline uint32_t td_gather(uint32_t value, uint32_t mask)
     return out;
 }
 
-/* The inverse: the bottom bits of value, spread to where mask has ones. */
+/* Zeros below the lowest one of a word that is not 0. */
+static inline uint32_t td_trailing_zeros(uint32_t word)
+{
+#if defined(__GNUC__) && UINT_MAX == 0xFFFFFFFFu
+    return (uint32_t)__builtin_ctz(word);
+#else
+    return td_count_bits((word & (0u - word)) - 1u);
+#endif
+}
+
+/* Writes fields one behind the other, into bytes that are zero from the first one on but for the bits before it. */
+typedef struct td_writer {
+    uint8_t *at;
+    uint64_t bits;      /* not written yet */
+    uint32_t n;         /* how many, below 32 between calls */
+} td_writer;
+
+static inline void td_writer_start(td_writer *w, uint8_t *stream, uint64_t at)
+{
+    w->at = stream + (at >> 3);
+    w->n = (uint32_t)at & 7u;
+    w->bits = w->n ? *w->at : 0u;
+}
+
+static inline void td_writer_put(td_writer *w, uint32_t n_bits, uint32_t value)
+{
+    w->bits |= (uint64_t)value << w->n;
+    w->n += n_bits;
+    if (w->n < 32) return;
+    w->at[0] = (uint8_t)(w->bits & 0xFFu);
+    w->at[1] = (uint8_t)(w->bits >> 8 & 0xFFu);
+    w->at[2] = (uint8_t)(w->bits >> 16 & 0xFFu);
+    w->at[3] = (uint8_t)(w->bits >> 24 & 0xFFu);
+    w->at += 4;
+    w->bits >>= 32;
+    w->n -= 32;
+}
+
+/* The bits of value that mask selects, in order, run by run. */
+static inline void td_writer_gather(td_writer *w, uint32_t value, uint32_t mask)
+{
+    while (mask) {
+        uint32_t low = td_trailing_zeros(mask), rest = ~(mask >> low);
+        uint32_t length = rest ? td_trailing_zeros(rest) : 32u;
+        td_writer_put(w, length, value >> low & td_low_mask(length));
+        if (low + length >= 32) break;
+        mask &= ~td_low_mask(low + length);
+    }
+}
+
+static inline void td_writer_end(td_writer *w)
+{
+    for (; w->n > 0; w->n -= w->n < 8 ? w->n : 8u, w->bits >>= 8) *w->at++ = (uint8_t)(w->bits & 0xFFu);
+}
+
+/* The inverse of td_gather: the bottom bits of value, spread to where mask has ones. */
 static inline uint32_t td_scatter(uint32_t value, uint32_t mask)
 {
     uint32_t out = 0;

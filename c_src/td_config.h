@@ -47,4 +47,13 @@
 #define TD_TRAIN_FIXED TD_TRAIN_OPTIONS
 #endif
 
+/* 1: functions may take 8 KB of stack for tables that make them faster. */
+#ifndef TD_LARGE_STACK
+#if UINTPTR_MAX > 0xFFFFFFFFu
+#define TD_LARGE_STACK 1
+#else
+#define TD_LARGE_STACK 0
+#endif
+#endif
+
 #endif /* TD_CONFIG_H */

@@ -207,6 +207,22 @@ def test_the_example_of_the_specification() -> None:
     assert bytes.fromhex("".join(lines)) == made.data
 
 
+@pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16391, 50001])
+def test_checksums_of_any_length(size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    assert lib.td_crc32(0, data, size) == zlib.crc32(data) and lib.td_crc32(77, data, size) == zlib.crc32(data, 77)
+
+
+@settings(max_examples=60, deadline=None)
+@given(keys=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=300), n_key=st.integers(1, 64))
+def test_keys_are_sorted_and_keep_the_order_of_equal_ones(keys: list[int], n_key: int) -> None:
+    short = np.array([key % 2**n_key for key in keys], dtype=np.uint64)
+    own, order = short.copy(), np.empty(len(short), dtype=np.uint32)
+    out = ffi.from_buffer("uint64_t[]", own), ffi.from_buffer("uint32_t[]", order)
+    lib.td_key_sort(*out, len(own), n_key, ffi.new("uint64_t[]", len(own)), ffi.new("uint32_t[]", len(own)))
+    assert np.array_equal(order, np.argsort(short, kind="stable")) and np.array_equal(own, short[order])
+
+
 def keyed(made: Pack) -> list[int]:
     records = sections_of(made.data)[lib.TD_PACK_PARTS]
     return [flags & lib.TD_PART_KEYS for flags in records[15 :: lib.TD_PART_RECORD]]

@@ -13,7 +13,6 @@ from ._native import check, ffi, lib, view
 __all__ = ["SortedPart", "encode_sorted"]
 
 SAMPLE = 16384  # rows on which the two orders of a key's bits are compared
-MANY_BLOCKS = 200  # of TD_KEY_BLOCK rows: the length of the key is chosen on about as many
 STEP = 3  # of the lengths of the key that are tried
 Rows = npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]
@@ -31,53 +30,70 @@ class SortedPart:
 
     def cells(self, most: int) -> npt.NDArray[np.bool_]:
         """Which rows begin a cell: the rows that agree in the key's first bits, as many bits as give `most` cells."""
-        steps = self.keys[1:] ^ self.keys[:-1]
         starts = np.zeros(len(self.keys), dtype=bool)
         starts[0] = True
-        for shift in range(self.n_key):
-            inside = steps >> np.uint64(shift) != 0
-            if np.count_nonzero(inside) < most:
-                starts[1:] = inside
-                break
+        steps = self.keys[1:] ^ self.keys[:-1]
+        if most > len(steps):
+            starts[1:] = steps != 0
+        elif most > 1:  # a step of its bit length divides rows; less than `most` of them may
+            least = 1 << int(np.partition(steps, len(steps) - most)[len(steps) - most]).bit_length()
+            starts[1:] = steps >= least if least < 2**64 else False
         return starts
 
 
 def encode_sorted(rows: Rows, width: int) -> SortedPart | None:
     """The rows as a part with keys; None when all rows are equal, or they do not fit one."""
-    offsets = rows.min(axis=0)
-    ranked, n_entries, entries = _ranks(rows - offsets, width)
-    varying = np.bitwise_or.reduce(ranked ^ ranked[0], axis=0)
+    rows = rows.copy()
+    n, d = rows.shape
+    offsets, high, varying = (np.empty(d, dtype=np.uint32) for _ in range(3))
+    out = (ffi.from_buffer("uint32_t[]", array) for array in (rows, offsets, high, varying))
+    lib.td_key_survey(next(out), n, d, *out)
+    n_entries, entries = _rank(rows, width, high, varying)
     if not varying.any():
         return None
-    bits = _choose_bits(ranked, varying)
-    keys = _keys(ranked, bits)
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
+    bits = _choose_bits(rows, varying)
+    keys, order = _sort(_keys(rows, bits), len(bits))
     drop = _choose_length(keys, len(bits))
     keys >>= np.uint64(drop)
     bits = bits[: len(bits) - drop]
     constant = ~varying & np.uint32(2**width - 1)
-    coded = _encode(ranked[order], keys, width, constant, offsets, n_entries, entries, bits)
-    return SortedPart(*coded, order, keys, len(bits)) if coded else None
+    coded = _encode(rows, order, keys, width, constant, offsets, n_entries, entries, bits)
+    return SortedPart(*coded, order.astype(np.int64), keys, len(bits)) if coded else None
 
 
-def _ranks(rows: Rows, width: int) -> tuple[Rows, npt.NDArray[np.uint16], Rows]:
-    """Values as numbers in a sorted list of their feature's values, where that saves more bits than the list takes."""
-    n_entries, lists = np.zeros(rows.shape[1], dtype=np.uint16), []
-    ranked = rows
-    for f, high in enumerate(rows.max(axis=0).tolist()):
-        if high > 64 * len(rows) or high >= 2**20:
-            continue  # seldom worth the time of a table of all values
-        present = np.bincount(rows[:, f], minlength=1) > 0
-        n = int(np.count_nonzero(present))
-        saved = len(rows) * (high.bit_length() - (n - 1).bit_length())
-        if n <= 65535 and saved > n * width + 16 * rows.shape[1]:
-            if ranked is rows:
-                ranked = rows.copy()
-            ranked[:, f] = (np.cumsum(present, dtype=np.uint32) - np.uint32(1))[rows[:, f]]
-            n_entries[f] = n
-            lists.append(np.flatnonzero(present).astype(np.uint32))
-    return ranked, n_entries, np.concatenate(lists) if lists else np.zeros(0, dtype=np.uint32)
+def _rank(rows: Rows, width: int, high: Rows, varying: Rows) -> tuple[npt.NDArray[np.uint16], Rows]:
+    """Puts numbers in a sorted list of a feature's values for the values, where that saves more than the list takes.
+
+    Changes `rows` and `varying`; returns the lengths of the lists, and the lists.
+    """
+    n, d = rows.shape
+    n_entries, lists = np.zeros(d, dtype=np.uint16), []
+    whole = ffi.from_buffer("uint32_t[]", rows)
+    for f, highest in enumerate(high.tolist()):
+        bits = highest.bit_length()
+        # A list of up to 2^k entries saves bits - k of each row.
+        most = max((min(2**k, (n * (bits - k) - 16 * d - 1) // width, 65535) for k in range(bits)), default=0)
+        if most < 1 or highest > 64 * n or highest >= 2**20:
+            continue  # nothing to save, or seldom worth the time of a table of all values
+        found = np.empty(most, dtype=np.uint32)
+        scratch = ffi.new("uint32_t[]", highest + 1)
+        count = lib.td_key_rank(whole + f, n, d, highest, most, ffi.from_buffer("uint32_t[]", found), scratch)
+        if count <= most:
+            n_entries[f] = count
+            varying[f] = 2 ** (count - 1).bit_length() - 1
+            lists.append(found[:count])
+    return n_entries, np.concatenate(lists) if lists else np.zeros(0, dtype=np.uint32)
+
+
+def _sort(keys: Keys, n_key: int) -> tuple[Keys, Rows]:
+    """The keys in order, and which rows they are of. Changes `keys`."""
+    n = len(keys)
+    order, spare = np.empty(n, dtype=np.uint32), ffi.new("uint64_t[]", n)
+    lib.td_key_sort(
+        ffi.from_buffer("uint64_t[]", keys), ffi.from_buffer("uint32_t[]", order), n, n_key, spare,
+        ffi.new("uint32_t[]", n),
+    )  # fmt: skip
+    return keys, order
 
 
 def _choose_bits(rows: Rows, varying: Rows) -> Rows:
@@ -92,17 +108,14 @@ def _choose_bits(rows: Rows, varying: Rows) -> Rows:
     tried = []
     for order in orders:
         bits = np.array([32 * f + b for f, b in order[: lib.TD_MAX_KEY]], dtype=np.uint32)
-        keys = np.sort(_keys(sample, bits))
+        keys = _sort(_keys(sample, bits), len(bits))[0]
         drop = _choose_length(keys, len(bits))
         tried.append((_cost(keys, len(bits), drop) + drop * len(sample), bits))
     return min(tried, key=lambda item: item[0])[1]
 
 
 def _choose_length(keys: Keys, n_key: int) -> int:
-    """How many of the last bits of the sorted keys are better stored as they are; some blocks stand for many."""
-    blocks = keys[: len(keys) // lib.TD_KEY_BLOCK * lib.TD_KEY_BLOCK].reshape(-1, lib.TD_KEY_BLOCK)
-    if len(blocks) > MANY_BLOCKS:
-        keys = np.ascontiguousarray(blocks[:: len(blocks) // MANY_BLOCKS]).ravel()
+    """How many of the last bits of the sorted keys are better stored as they are."""
     return min(range(0, n_key, STEP), key=lambda drop: _cost(keys, n_key, drop) + drop * len(keys))
 
 
@@ -114,13 +127,13 @@ def _keys(rows: Rows, bits: Rows) -> Keys:
     keys = np.empty(len(rows), dtype=np.uint64)
     lib.td_key_rows(
         view(rows, "const uint32_t[]"), len(rows), rows.shape[1], view(bits, "const uint32_t[]"), len(bits),
-        ffi.from_buffer("uint64_t[]", keys),
+        ffi.from_buffer("uint64_t[]", keys), ffi.new("uint64_t[]", lib.td_key_work_size(len(bits)) // 8),
     )  # fmt: skip
     return keys
 
 
 def _encode(
-    rows: Rows, keys: Keys, width: int, constant: Rows, offsets: Rows, n_entries: npt.NDArray[np.uint16],
+    rows: Rows, order: Rows, keys: Keys, width: int, constant: Rows, offsets: Rows, n_entries: npt.NDArray[np.uint16],
     entries: Rows, bits: Rows,
 ) -> tuple[bytes, Any] | None:  # fmt: skip
     n, d = rows.shape
@@ -137,7 +150,17 @@ def _encode(
         return None
     out, base, header = ffi.new("uint8_t[]", capacity), ffi.new("uint32_t[]", d), ffi.new("td_part_header *")
     length = lib.td_encode_keys(
-        view(rows, "const uint32_t[]"), view(keys, "const uint64_t[]"), n, d, width, plan, base, out, capacity, header
+        view(rows, "const uint32_t[]"),
+        view(order, "const uint32_t[]"),
+        view(keys, "const uint64_t[]"),
+        n,
+        d,
+        width,
+        plan,
+        base,
+        out,
+        capacity,
+        header,
     )
     if length == lib.TD_E_FULL:
         return None

@@ -536,17 +536,29 @@ def _encode_shared(rows: npt.NDArray[np.uint32], width: int, shared: SharedPlan)
 
 def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
     """The smaller of the published plan on the values and on the values less their minimum in this part."""
-    plain = _encode_under(rows, width, None, method)
+    mask, plan = plan_bits(rows, width, method)
     if method in PUBLISHED:
-        return plain
+        return _encode_mask(rows, width, None, mask)
     offsets = np.ascontiguousarray(rows.min(axis=0))
-    return min(plain, _encode_under(rows - offsets, width, offsets, method), key=lambda part: len(part[0]))
+    moved = rows - offsets
+    other, plan_moved = plan_bits(moved, width, method)
+    if _part_size(rows, width, mask, plan) <= _part_size(moved, width, other, plan_moved) + _bytes(width * len(mask)):
+        return _encode_mask(rows, width, None, mask)
+    return _encode_mask(moved, width, offsets, other)
 
 
-def _encode_under(
-    rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None, method: str
-) -> tuple[bytes, Any]:
-    return _encode_mask(rows, width, offsets, plan_bits(rows, width, method)[0])
+def _bytes(bits: int) -> int:
+    return (bits + 7) // 8
+
+
+def _part_size(rows: npt.NDArray[np.uint32], width: int, mask: npt.NDArray[np.uint32], plan: Any) -> int:
+    """Bytes of the part's plan, bases and rows."""
+    # Only leading bits: all above and including the lowest one, so that adding that one leaves the power 2^width.
+    leading = not np.any(mask.astype(np.uint64) + (mask & -mask) & np.uint64(2**width - 1))
+    n_bases = int(plan.n_bases)
+    row_bits = int(plan.deviation_bits) + (n_bases - 1).bit_length()
+    plan_bits = len(mask) * (width.bit_length() if leading else width)
+    return _bytes(plan_bits) + _bytes(n_bases * int(plan.base_bits)) + _bytes(len(rows) * row_bits)
 
 
 def _encode_mask(
