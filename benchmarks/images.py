@@ -79,7 +79,7 @@ def check(made: Pack, table: Table) -> None:
         joined = np.column_stack((labels, rows)).astype(np.int64)
         return joined[np.lexsort(joined.T)]
 
-    assert np.array_equal(whole(made[:], made.labels), whole(table.flat(), table.labels))
+    assert np.array_equal(whole(made[:].reshape(len(made), -1), made.labels), whole(table.flat(), table.labels))
 
 
 def measure(table: Table) -> list[str]:

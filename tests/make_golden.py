@@ -20,7 +20,8 @@ from tinydream._native import check, ffi, lib, view
 from tinydream.compiler import compile_model
 from tinydream.images import ImageOptions
 from tinydream.packs import Pack, pack
-from tinydream.table import table_from_arrays
+from tinydream.sources import series
+from tinydream.table import Table, table_from_arrays, table_from_columns
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
@@ -28,22 +29,39 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 def golden_packs() -> dict[str, Callable[[], Pack]]:
     random = np.random.default_rng(7)
     clusters = random.integers(-90, 90, (4, 6))[np.arange(40) % 4] + random.integers(-3, 4, (40, 6))
-    wide = np.array([[-(2**31), 5], [2**31 - 1, 5], [0, 5]])
-    table = table_from_arrays(clusters.astype(np.int8), np.arange(40) % 2, classes=["sit", "run"])
+    clusters = clusters.astype(np.int32)  # the type of rows without fields
+    wide = np.array([[-(2**31), 5], [2**31 - 1, 5], [0, 5]], dtype=np.int32)
+    offsets = clusters + np.arange(40, dtype=np.int32)[:, None] % 2 * 1000
+    table = table_from_arrays(clusters, np.arange(40) % 2, classes=["sit", "run"])
     few, near = random.integers(0, 9, 140) ** 2 * 61, random.normal(0, 300, (140, 2)).astype(int)
-    spread = table_from_arrays(np.column_stack((near, few)), None)
+    spread = table_from_arrays(np.column_stack((near, few)).astype(np.int32), None)
     ramps = np.add.outer(np.arange(10) * 7, np.arange(9) * 5)[None, :, :, None] + random.integers(0, 9, (6, 10, 9, 1))
     colours = (ramps[:, :8, :8] * [1, 2, 1] + [9, 40, 80] * random.integers(0, 2, (6, 1, 1, 1))).astype(np.uint8)
     return {
         "masks.tdz": lambda: pack(table, per_class=4, method="entrogede"),
-        "offsets.tdz": lambda: pack(table_from_arrays(clusters + np.arange(40)[:, None] % 2 * 1000, np.arange(40) % 2)),
+        "offsets.tdz": lambda: pack(table_from_arrays(offsets, np.arange(40) % 2)),
         "replay.tdz": lambda: pack(table, replay=6),
         "wide.tdz": lambda: pack(table_from_arrays(wide, [2, 0, 0], classes=3), per_class=1),
         "keys.tdz": lambda: pack(spread, replay=140, method="random"),
-        "one.tdz": lambda: pack(table_from_arrays([[True]], [0])),
+        "one.tdz": lambda: pack(table_from_arrays(np.ones((1, 1), np.int32), [0])),
         "image.tdz": lambda: pack(table_from_arrays(colours, np.arange(6) % 2), images=ImageOptions(True, True)),
         "quality.tdz": lambda: pack(table_from_arrays(ramps[..., 0], None), images=ImageOptions(quality=50)),
+        "fields.tdz": lambda: pack(every_type(), per_class=2),
+        "windows.tdz": lambda: pack(series([np.arange(20) ** 2 % 97, np.arange(13) * 5], ["b", "a"], window=6, hop=4)),
     }
+
+
+def every_type() -> Table:
+    """A column for each kind of code, cells missing, and two labels."""
+    n = np.arange(12)
+    columns = {
+        "whole": n * 1000 - 7, "wide": np.where(n % 3, n * 2**40, -1) + 2**33 * n**3,
+        "price": np.round(n * 0.05 - 0.3, 2), "noise": np.sqrt(n), "special": np.where(n % 5, n, np.nan) * -1.0,
+        "bool": np.ma.array(n % 2 == 0, mask=n == 3), "text": [None if i == 5 else "xyz"[i % 3] * (i % 4) for i in n],
+        "day": np.where(n == 7, np.datetime64("NaT"), np.datetime64("2024-02-28") + n),
+        "y": n / 8, "z": np.array(["u", "v"] * 6, dtype=object),
+    }  # fmt: skip
+    return table_from_columns(columns, label=["y", "z"])
 
 
 def small_model(keras: Any) -> Any:
@@ -70,8 +88,8 @@ def golden_files(remade: dict[str, bytes] | None = None) -> dict[str, bytes]:
 def describe(data: bytes) -> str:
     """What tests/c/test_golden.c prints for a pack, on this machine."""
     made = Pack(data)
-    labelled = np.column_stack((made[:], made.labels)).astype("<i4").tobytes()
-    condensed = made.condensed
+    labelled = np.column_stack((made.decode(), made.row_classes)).astype("<i4").tobytes()
+    condensed = made.board_samples()
     samples = np.column_stack((condensed.values, condensed.weights)).astype("<f4").tobytes()
     return f"rows {crc(labelled):08x} samples {crc(samples):08x} encoded {encoded_crc(made):08x}"
 
@@ -81,8 +99,8 @@ def crc(data: bytes, start: int = 0) -> int:
 
 
 def encoded_crc(made: Pack) -> int:
-    rows = made[:]
     if made.image_shape:
+        rows = made.decode(out=np.empty((len(made), made.n_features), np.int32))
         for i in range(len(rows)):
             lib.td_image_forward(made.native.image, ffi.from_buffer("int32_t[]", rows[i]))
         return crc(rows.astype("<i4").tobytes())

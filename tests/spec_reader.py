@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -229,3 +231,84 @@ def read_tdz(file: bytes) -> SpecPack:
         weight = weights[i] if weights else float(stop - start)
         samples.append(([scale * (value - zero_point) for value in mean], labels[start], weight))
     return SpecPack(rows, labels, samples, n_classes, scale, zero_point, model_hash, sections.get(6))
+
+
+# ------------------------------------------------------------------ fields
+
+
+SIZES = {
+    "b1": 8,
+    "i1": 8,
+    "u1": 8,
+    "i2": 16,
+    "u2": 16,
+    "i4": 32,
+    "u4": 32,
+    "i8": 64,
+    "u8": 64,
+    "f2": 16,
+    "f4": 32,
+    "f8": 64,
+}
+FLOATS = {16: "<e", 32: "<f", 64: "<d"}
+
+
+def to_pattern(value: float, size: int) -> int:
+    try:
+        return int.from_bytes(struct.pack(FLOATS[size], value), "little")
+    except OverflowError:
+        return to_pattern(math.copysign(math.inf, value), size)
+
+
+def as_signed(pattern: int, size: int) -> int:
+    pattern %= 2**size
+    return pattern - 2**size if pattern >> (size - 1) else pattern
+
+
+def read_element(values: list[int], code: dict[str, Any], kind: str) -> Any:
+    """The element of these values of a row: f types as their bits, None for no value."""
+    size = SIZES.get(kind, 64)
+    if code["is"] == "plain":
+        return (
+            bool(values[0]) if kind == "b1" else as_signed(values[0], size) if kind[0] == "i" else values[0] % 2**size
+        )
+
+    def typed(pattern: int) -> Any:
+        if kind == "b1":
+            return pattern % 2**64 != 0
+        return as_signed(pattern, size) if kind[0] in "iMm" else pattern % 2**size
+
+    c = 0
+    for value in values:
+        c = c << 32 | value % 2**32
+    special = code.get("special", [])
+    if c < len(special):
+        return None if special[c] is None else typed(special[c])
+    m, low = c - len(special), code.get("low", 0)
+    if code["is"] == "list":
+        entries = code.get("entries", [])
+        if kind == "text":
+            return entries[min(m, len(entries) - 1)] if entries else ""
+        return typed(entries[min(m, len(entries) - 1)] if entries else 0)
+    if code["is"] == "bits":
+        place = (low + m) % 2**size
+        return place - 2 ** (size - 1) if place >> (size - 1) else 2**size - 1 - place
+    if code["is"] == "step":
+        return to_pattern(code.get("origin", 0.0) + code.get("step", 1.0) * float(m), size)
+    n = low + code.get("by", 1) * m
+    return to_pattern(float(as_signed(n, 64)) / float(code.get("over", 1)), size) if kind[0] == "f" else typed(n)
+
+
+def read_fields(rows: list[list[int]], fields: list[dict[str, Any]]) -> list[list[Any]]:
+    """The elements of each field, row by row."""
+    found: list[list[Any]] = [[] for _ in fields]
+    for row in rows:
+        at = 0
+        for elements, item in zip(found, fields, strict=True):
+            size, codes = math.prod(item.get("shape", [])), item.get("codes", [{"is": "plain"}])
+            for code in codes * (size if len(codes) == 1 else 1):
+                n = 2 if code.get("wide") else 1
+                elements.append(read_element(row[at : at + n], code, item["type"]))
+                at += n
+        assert at == len(row)
+    return found

@@ -115,13 +115,13 @@ def test_verify_says_what_else_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_cat(capsys: pytest.CaptureFixture[str]) -> None:
-    opened = open_pack(GOLDEN / "masks.tdz")
+    opened, numbers = open_pack(GOLDEN / "masks.tdz"), [3, 39, 10, 11, 39]
     told = run(capsys, "cat", str(GOLDEN / "masks.tdz"), "--rows", "3,-1,10:12,39")
-    assert [row["row"] for row in told["rows"]] == [3, 39, 10, 11, 39]
-    assert [row["values"] for row in told["rows"]] == opened[[3, 39, 10, 11, 39]].tolist()
-    assert [row["label"] for row in told["rows"]] == [opened.classes[i] for i in opened.labels[[3, 39, 10, 11, 39]]]
+    assert [row["row"] for row in told["rows"]] == numbers and told["names"] == [*opened.names, "label"]
+    assert [row["values"][:-1] for row in told["rows"]] == opened[numbers].tolist()
+    assert [row["values"][-1] for row in told["rows"]] == [opened.classes[i] for i in opened.labels[numbers]]
     assert cli.main(["cat", str(GOLDEN / "masks.tdz")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert len(capsys.readouterr().out.splitlines()) == 11
     for rows, message in (("40", "no row 40"), ("x", "neither"), ("1:2:3", "neither"), ("", "neither")):
         assert message in run(capsys, "cat", str(GOLDEN / "masks.tdz"), f"--rows={rows}", code=2)
 
@@ -161,3 +161,145 @@ def test_rows_by_mask_and_numbers() -> None:
     for wrong in ([10], [-11], [0.5], [[1]], [True], np.array([2**64 - 1], np.uint64)):
         with pytest.raises(IndexError):
             made[wrong]
+
+
+MIXED = """id,city,when,price,ok,kind
+1,Oslo,2024-01-01,0.5,true,u
+-7,,2024-01-02,,false,v
+300,"a, b",,-12.25,,u
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    (tmp_path / "m.csv").write_text(MIXED)
+    told = run(capsys, "pack", str(tmp_path / "m.csv"), "--label", "kind", "-o", str(tmp_path / "m.tdz"))
+    assert [field["type"] for field in told["schema"]] == ["i8", "text", "M8[D]", "f8", "b1"] and told["rows"] == 3
+    return tmp_path / "m.tdz"
+
+
+def test_columns_of_all_types_through_every_file(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    want = td.read(mixed.with_suffix(".csv"), label="kind")
+    for suffix in ("csv", "parquet"):
+        again = mixed.parent / f"again.{suffix}"
+        run(capsys, "unpack", str(mixed), "-o", str(again))
+        read = td.read(again, label="label")
+        assert read.classes == want.classes
+        order, at = np.argsort(want.columns[0].values), np.argsort(read.columns[0].values)
+        assert np.array_equal(want.labels[order], read.labels[at])
+        for one, other in zip(want.columns, read.columns, strict=True):
+            gone = np.zeros(3, dtype=bool) if one.missing is None else one.missing[order]
+            assert one.values.dtype == other.values.dtype and one.name == other.name
+            assert gone.tolist() == ([False] * 3 if other.missing is None else other.missing[at].tolist())
+            assert one.values[order][~gone].tolist() == other.values[at][~gone].tolist()
+    run(capsys, "unpack", str(mixed), "-o", str(mixed.parent / "again.npz"))
+    with np.load(mixed.parent / "again.npz") as arrays:
+        assert arrays["city"][arrays["id"] == 300] == "a, b" and arrays["price.missing"][arrays["id"] == -7]
+        assert arrays["classes"].tolist() == ["u", "v"] and arrays["when"].dtype == "M8[D]"
+    assert "no empty cells" in run(capsys, "unpack", str(mixed), "-o", str(mixed.parent / "x.npy"), code=1)
+
+
+def test_columns_are_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(mixed)]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "price           f8, stored as number, may be missing" in text
+        and "city            text, stored as list" in text
+    )
+    assert cli.main(["cat", str(mixed), "--rows", ":"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "row: id city when price ok label" and sorted(line[3:] for line in lines[1:]) == [
+        "-7 - 2024-01-02 - False v", "1 Oslo 2024-01-01 0.5 True u", "300 a, b - -12.25 - u"]  # fmt: skip
+
+
+def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    np.save(tmp_path / "x.npy", values)
+    for option, most in (
+        ("--lossy=bits=8", (values.max(axis=0) - values.min(axis=0)) / 510),
+        ("--resolution=0.1", 0.05),
+    ):
+        assert cli.main(["pack", str(tmp_path / "x.npy"), option, "-o", str(tmp_path / "x.tdz")]) == 0
+        assert "lossy: at most 0.0" in capsys.readouterr().out
+        codes = open_pack(tmp_path / "x.tdz").schema.fields[0].codes
+        assert (np.array([code.error[0] for code in codes]) <= most * 1.0001).all()  # type: ignore[index]
+    assert "bits=8" in run(capsys, "pack", str(tmp_path / "x.npy"), "--lossy", "8", "-o", "x.tdz", code=2)
+
+
+def test_structured_rows_as_npy(tmp_path: Path) -> None:
+    from tinydream.unpacking import unpack
+
+    made = td.pack(td.table_from_columns({"a": [1, 2], "b": ["x", "yy"], "y": [0.5, 1.5]}, label="y"))
+    assert [path.name for path in unpack(made, tmp_path / "t.npy")] == ["t.npy", "t.labels.npy"]
+    assert sorted(np.load(tmp_path / "t.npy").tolist()) == [(1, "x"), (2, "yy")]
+    assert sorted(np.load(tmp_path / "t.labels.npy").tolist()) == [0.5, 1.5]
+
+
+# ------------------------------------------------------------------ adapters
+
+
+def plain_pack() -> td.Pack:
+    rows = np.random.default_rng(0).normal(size=(25, 2, 3)).astype(np.float32)
+    return td.pack(table_from_arrays(rows, np.arange(25) % 3))
+
+
+def test_tensorflow_gets_batches() -> None:
+    made = plain_pack()
+    batches = list(made.to_tf(8, shuffle=1))
+    assert [x.shape[0] for x, _ in batches] == [8, 8, 8, 1] and batches[0][0].dtype == "float32"
+    order = np.random.default_rng(1).permutation(25)
+    assert np.array_equal(np.concatenate([x.numpy() for x, _ in batches]), made[:][order])
+    assert np.array_equal(np.concatenate([y.numpy() for _, y in batches]), made.labels[order])
+
+
+class Tensors:
+    """What to_torch uses of torch, on NumPy: torch itself is too large for the tests."""
+
+    class Dataset:
+        pass
+
+    @staticmethod
+    def as_tensor(array: np.ndarray) -> np.ndarray:
+        return array
+
+
+def test_torch_gets_rows_when_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plain_pack()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(td.TinyDreamError, match="pip install torch"):
+        made.to_torch()
+    for name in ("torch", "torch.utils", "torch.utils.data"):
+        monkeypatch.setitem(sys.modules, name, Tensors)
+    rows = made.to_torch()
+    assert len(rows) == 25 and np.array_equal(rows[7][0], made[7]) and rows[7][1] == made.labels[7]
+    assert [label for _, label in rows.__getitems__([3, 1])] == made.labels[[3, 1]].tolist()
+
+
+def test_arrow_and_numpy(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_pack(mixed)
+    table = opened.to_arrow()
+    kinds = {name: str(table.schema.field(name).type) for name in table.schema.names}
+    assert kinds == {
+        "id": "int64",
+        "city": "string",
+        "when": "date32[day]",
+        "price": "double",
+        "ok": "bool",
+        "label": "string",
+    }
+    assert opened.to_arrow(slice(0, 2)).num_rows == 2
+    x, y = opened.to_numpy()
+    assert x.dtype.names == ("id", "city", "when", "price", "ok") and np.array_equal(y, opened.labels)
+    times = td.pack(
+        td.table_from_columns({"t": np.array([5, "NaT"], "m8[ms]"), "s": np.array(["2024", "NaT"], "M8[ns]")})
+    )
+    assert sorted(map(str, times.to_arrow()["t"].to_pylist())) == ["0:00:00.005000", "None"]
+    with pytest.raises(td.TinyDreamError, match="which Arrow does not have"):
+        td.pack(td.table_from_columns({"t": np.array(["2024"], "M8[h]")})).to_arrow()
+    for wrong in ("cells are missing", "holds no numbers"):
+        made = opened if wrong.startswith("cells") else td.pack(td.table_from_columns({"a": ["x"], "b": [1]}))
+        with pytest.raises(td.TinyDreamError, match=wrong):
+            made.to_tf(4)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(td.TinyDreamError, match="install"):
+        plain_pack().to_tf(4)

@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 
 # Name -> module: imported on first use, so that `import tinydream` stays fast.
 _EXPORTS = {
-    "read": "table", "Table": "table", "table_from_arrays": "table",
+    "read": "sources", "from_frame": "sources", "series": "sources",
+    "Table": "table", "Column": "table", "table_from_arrays": "table", "table_from_columns": "table",
     "reduce": "reduction", "WeightedSamples": "reduction",
     "ImageOptions": "images", "read_images": "images",
     "pack": "packs", "open_pack": "packs", "Pack": "packs",
@@ -55,11 +56,15 @@ if TYPE_CHECKING:
     from .planner import plan as plan
     from .reduction import WeightedSamples as WeightedSamples
     from .reduction import reduce as reduce
+    from .sources import from_frame as from_frame
+    from .sources import read as read
+    from .sources import series as series
     from .surveys import Candidate as Candidate
     from .surveys import survey as survey
+    from .table import Column as Column
     from .table import Table as Table
-    from .table import read as read
     from .table import table_from_arrays as table_from_arrays
+    from .table import table_from_columns as table_from_columns
     from .train import Epoch as Epoch
     from .train import TrainConfig as TrainConfig
     from .train import Trainer as Trainer

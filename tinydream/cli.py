@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace) -> None:
     from .compiler import compile_model
     from .files import atomic_write
     from .planner import plan
-    from .table import read_array
+    from .sources import read_array
 
     console = _console(options)
     model = compile_model(Path(options.model), whole=True)

@@ -14,6 +14,7 @@ from .errors import UsageError
 
 __all__ = ["add_pack_commands", "read_source", "source_arguments"]
 
+LISTED = 64  # fields that inspect shows
 Command = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
 
@@ -27,6 +28,12 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument("--method", choices=("variance", "entrogede", "greedygd", "random"), default="variance")
     made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument(
+        "--lossy", metavar="bits=N", help="keep N bits of the range of real numbers (says what that changes)"
+    )
+    made.add_argument(
+        "--resolution", type=float, metavar="R", help="make real numbers multiples of R (says what that changes)"
+    )
     made.add_argument("-o", "--output", required=True, help="the .tdz")
     images = made.add_argument_group("images (a folder of folders of them, or --images)")
     images.add_argument("--images", action="store_true", help="rows are images: (n, height, width) or (.., channels)")
@@ -55,18 +62,34 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
 
 def source_arguments(made: argparse.ArgumentParser) -> None:
     """Where rows come from."""
-    made.add_argument("source", help="a .csv, .npz (x, y) or .npy file of rows")
-    made.add_argument("--label", help="name of the label column (.csv) or array (.npz, default y)")
+    made.add_argument(
+        "source", help="a .csv, .parquet, .npz (x, y) or .npy file of rows, or a folder of .wav or images"
+    )
+    made.add_argument(
+        "--label",
+        action="append",
+        help="name of the label column (again for several), or of the array "
+        "of a .npz (default y); without it there are no labels",
+    )
+    made.add_argument(
+        "--real", action="store_true", help="labels are real numbers, not classes (default: if fractions)"
+    )
     made.add_argument("--classes", help="names of the classes, in the order of the model's outputs: a,b,c")
     made.add_argument("--labels", help="the .npy file of the labels, for a .npy of rows")
+    made.add_argument("--window", type=int, metavar="N", help="samples of a window of .wav files")
+    made.add_argument("--hop", type=int, metavar="N", help="samples from one window to the next (default: a window)")
 
 
 def read_source(options: argparse.Namespace) -> Any:
     """The table that source_arguments name."""
-    from .table import read
+    from .sources import read
 
     classes = options.classes.split(",") if options.classes else None
-    return read(options.source, label=options.label, labels=options.labels, classes=classes)
+    label = options.label[0] if options.label and len(options.label) == 1 else options.label
+    return read(
+        options.source, label=label, labels=options.labels, classes=classes, real=True if options.real else None,
+        window=options.window, hop=options.hop,
+    )  # fmt: skip
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -79,7 +102,8 @@ def _pack(options: argparse.Namespace) -> None:
     model = compile_model(Path(options.through), options.cut) if options.through else None
     packed = pack(
         table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
-        seed=options.seed, images=images, progress=shown.progress,
+        seed=options.seed, images=images, lossy_bits=_lossy_bits(options), resolution=options.resolution,
+        progress=shown.progress,
     )  # fmt: skip
     shown.close()
     if len(table) > LARGE and options.method == "variance":
@@ -87,12 +111,25 @@ def _pack(options: argparse.Namespace) -> None:
     packed.save(options.output)
     size, raw = len(packed.data), packed.raw_float32_size
     facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,
-             "bytes_raw_float32": raw, "sections": packed.sections(), "psnr": packed.psnr}  # fmt: skip
-    lost = [] if packed.psnr is None else [f"not as they were: {packed.psnr:.2f} dB PSNR at quality {options.quality}"]
+             "bytes_raw_float32": raw, "sections": packed.sections(), "psnr": packed.psnr,
+             "schema": packed.schema.as_list()}  # fmt: skip
+    lossy = [line for line in _field_lines(packed.schema) if "lossy" in line]
+    lost = (
+        lossy if packed.psnr is None else [f"not as they were: {packed.psnr:.2f} dB PSNR at quality {options.quality}"]
+    )
     answer(options, facts, [
         f"{options.output}: {len(packed)} rows x {packed.n_features}, {packed.n_samples} condensed samples, "
         f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)", *lost
     ])  # fmt: skip
+
+
+def _lossy_bits(options: argparse.Namespace) -> int | None:
+    if options.lossy is None:
+        return None
+    key, _, value = options.lossy.partition("=")
+    if key != "bits" or not value.isdecimal():
+        raise UsageError(f"--lossy {options.lossy}: write --lossy bits=8, or --resolution R")
+    return int(value)
 
 
 def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -131,10 +168,26 @@ def _inspect(options: argparse.Namespace) -> None:
                  "key": plan.key.round(4).tolist()},
     }  # fmt: skip
     lines = [f"{name:<16}{value}" for name, value in opened.facts().items() if name != "schema"]
+    lines += ["", *_field_lines(opened.schema)]
     lines += ["", *plan_lines(plan, opened.names), "", *_size_lines(opened.sections(), len(opened.data))]
     if sizes:
         lines += ["", *_compare_lines(sizes)]
     answer(options, facts, [*lines, *([f"drawn to {options.plot}"] if options.plot else [])])
+
+
+def _field_lines(schema: Any) -> list[str]:
+    """A line a field: its type and how its values are stored."""
+    lines = []
+    for field in schema.fields:
+        kinds = sorted({code.kind for code in field.codes})
+        shape = f" {'x'.join(map(str, field.shape))}" if field.shape else ""
+        notes = [" label"] * field.label + [" may be missing"] * field.nullable
+        errors = [code.error for code in field.codes if code.error]
+        if errors:
+            notes.append(f" lossy: at most {max(error[0] for error in errors):.3g} off, "
+                         f"RMS {np.sqrt(np.mean([error[1] ** 2 for error in errors])):.3g}")  # fmt: skip
+        lines.append(f"{field.name:<16}{field.dtype}{shape}, stored as {'/'.join(kinds)}{','.join(['', *notes])}")
+    return lines[:LISTED] + ([f".. and {len(lines) - LISTED} more fields"] if len(lines) > LISTED else [])
 
 
 def _size_lines(sections: dict[str, int], total: int) -> list[str]:
@@ -163,20 +216,22 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _cat(options: argparse.Namespace) -> None:
+    from .adapters import flat_columns
     from .packs import open_pack
+    from .unpacking import cells
 
     opened = open_pack(options.pack)
     numbers = _row_numbers(options.rows, len(opened))
-    rows, labels = opened[numbers].tolist(), opened.labels[numbers].tolist()
-    told: list[dict[str, Any]] = [
-        {"row": int(number), "values": row, "label": opened.classes[label] if opened.n_classes > 1 else None}
-        for number, row, label in zip(numbers, rows, labels, strict=True)
+    columns = flat_columns(opened, numbers)
+    rows = list(zip(*map(cells, columns), strict=True))
+    names = [column.name for column in columns]
+    told = [{"row": int(number), "values": list(row)} for number, row in zip(numbers, rows, strict=True)]
+    lines = ["row: " + " ".join(names)]
+    lines += [
+        f"{number}: {' '.join('-' if v is None else str(v) for v in row)}"
+        for number, row in zip(numbers, rows, strict=True)
     ]
-    lines = [
-        f"{fact['row']}: {' '.join(map(str, fact['values']))}" + (f"  [{fact['label']}]" if fact["label"] else "")
-        for fact in told
-    ]
-    answer(options, {"names": opened.names, "rows": told}, lines)
+    answer(options, {"names": names, "rows": told}, lines)
 
 
 def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -105,14 +105,14 @@ def native_rows(pack: Pack) -> bytes:
     rows: npt.NDArray[Any] = pack.stored(slice(None)) if pack.image_shape is None else _pixels(pack)
     columns = [column.astype(np.min_scalar_type(column.max())) for column in rows.T]
     if pack.n_classes > 1:
-        classes = pack.labels
+        classes = pack.class_numbers
         columns.append(classes.astype(np.min_scalar_type(classes.max())))
     return bytes(np.rec.fromarrays(columns).tobytes())
 
 
 def _pixels(pack: Pack) -> npt.NDArray[np.int64]:
     """Pixels of images less their smallest: stored are their coefficients."""
-    pixels = pack[:].astype(np.int64)
+    pixels = pack[:].reshape(len(pack), -1).astype(np.int64)
     return np.asarray(pixels - min(0, int(pixels.min())))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from .files import atomic_write, write_sections
 from .images import ImageOptions, Transformed, transforms
 from .keys import encode_sorted
 from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_published, reduce, unsigned_rows
-from .table import Table
+from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
+from .table import Column, Table
+from .windows import Cut, as_blocks, overlap
 
 if TYPE_CHECKING:
     from .model import Model
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Pack", "model_inputs", "open_pack", "pack", "published_size"]
 
 Progress = Callable[[int, int], None]
+Groups = npt.NDArray[np.uint32] | None
 SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 Index = int | slice | npt.ArrayLike
 BATCH = 4096  # rows that iteration decodes at once
@@ -52,6 +55,18 @@ class Pack:
             raise FormatError(f"{source}: not a whole .tdz ({status_name(status)}); pack it again or fetch it anew")
         self._readers: dict[int, tuple[Any, Any]] = {}
         self._meta = self._read_meta()
+        self.schema, self._cut = self._read_schema()
+
+    def _read_schema(self) -> tuple[Schema, Cut | None]:
+        try:
+            given, windows = self._meta.get("fields"), self._meta.get("windows")
+            schema = Schema.of_integers(self.n_features) if given is None else Schema.from_list(given, self.n_features)
+            cut = None if windows is None else Cut.from_map(windows, int(self.native.n_rows))
+            if cut is not None and (len(schema.features) > 1 or not schema.features[0].shape):
+                raise ValueError("only arrays are cut into windows")
+        except (ValueError, TypeError) as error:
+            raise FormatError(f"{self.source}: its metadata is wrong: {error}") from error
+        return schema, cut
 
     def _read_meta(self) -> dict[str, Any]:
         section = ffi.new("td_section *")
@@ -69,7 +84,7 @@ class Pack:
         return dict(meta)
 
     def __len__(self) -> int:
-        return int(self.native.n_rows)
+        return int(self.native.n_rows) if self._cut is None else len(self._cut)
 
     def __repr__(self) -> str:
         return (
@@ -77,25 +92,43 @@ class Pack:
             f"{self.n_samples} samples, {len(self.data)} bytes)"
         )
 
-    def __getitem__(self, index: Index) -> npt.NDArray[np.int32]:
-        """Row `index` as (features,); for a slice, a mask (n,) of bool or an array of row numbers, as (k, features).
+    def __getitem__(self, index: Index) -> Any:
+        """Row `index` as it was given; for a slice, a mask (n,) of bool or an array of row numbers, several rows.
 
-        In stored order. Raises IndexError for a row that is not there.
+        Rows are in stored order. A row is an array (features,) or of the shape that was given, of the type that was
+        given; rows of columns of different types are a structured array (k,), masked where cells are missing. Raises
+        IndexError for a row that is not there.
         """
-        if isinstance(index, (int, np.integer)):
-            return self._take(self._numbers(np.array([index]))).reshape(-1)
-        return self._take(self._numbers(index))
+        single = isinstance(index, (int, np.integer))
+        rows = _joined(self.schema.features, self._read(self._numbers(np.array([index]) if single else index)))
+        return rows[0] if single else rows
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.int32]]:
+    def __iter__(self) -> Iterator[Any]:
         for first in range(0, len(self), BATCH):
-            yield from self._take(range(first, min(len(self), first + BATCH)))
+            yield from self[first : first + BATCH]
 
-    def stored(self, index: slice | npt.ArrayLike) -> npt.NDArray[np.uint32]:
+    def columns(self, index: slice | npt.ArrayLike = slice(None)) -> tuple[Column, ...]:
+        """The features of some rows, column by column. An array a row is one column, (k, *shape)."""
+        found = self._read(self._numbers(index))
+        return tuple(Column(field.name, *pair) for field, pair in zip(self.schema.features, found, strict=True))
+
+    def targets(self, index: slice | npt.ArrayLike = slice(None)) -> tuple[Column, ...]:
+        """Labels that are no classes (real numbers, or several columns) of some rows; empty when there are none."""
+        fields = self.schema.labels
+        if not fields:
+            return ()
+        numbers = self._numbers(index)
+        if self._cut is not None:
+            numbers = self._cut.first_rows()[numbers]
+        found = self.schema.decode(self._take(numbers), fields)
+        return tuple(Column(field.name, *pair) for field, pair in zip(fields, found, strict=True))
+
+    def stored(self, index: slice) -> npt.NDArray[np.uint32]:
         """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum."""
         minimum, image = np.uint32(int(self.native.minimum) % 2**32), self.native.image
         self.native.image = ffi.NULL  # rows as they are stored, not as pixels
         try:
-            return self._take(self._numbers(index)).view(np.uint32) - minimum
+            return self._take(range(*index.indices(int(self.native.n_rows)))).view(np.uint32) - minimum
         finally:
             self.native.image = image
 
@@ -112,6 +145,21 @@ class Pack:
         """Of images packed with a quality: peak signal-to-noise ratio against the originals, dB; else None."""
         found = self._meta.get("psnr")
         return float(found) if isinstance(found, float) else None
+
+    def _read(self, numbers: range | npt.NDArray[np.int64]) -> list[tuple[Any, Any]]:
+        """Values and missing of each feature."""
+        if self._cut is None:
+            return self.schema.decode(self._take(numbers), self.schema.features)
+        blocks = self._cut.rows(np.asarray(numbers, dtype=np.int64))
+        distinct, at = np.unique(blocks, return_inverse=True)
+        (values, missing), *_ = self.schema.decode(self._take(distinct), self.schema.features)
+        shape = (
+            (len(blocks), -1, *values.shape[2:])
+            if len(blocks)
+            else (0, blocks.shape[1] * values.shape[1], *values.shape[2:])
+        )
+        at = at.reshape(blocks.shape)
+        return [(values[at].reshape(shape), None if missing is None else missing[at].reshape(shape))]
 
     def _numbers(self, index: slice | npt.ArrayLike) -> range | npt.NDArray[np.int64]:
         """Row numbers of a slice, a mask or an array of them."""
@@ -140,9 +188,10 @@ class Pack:
         `out`: the array to fill, of integers that hold all values of `dtype`; without it, a new one of `dtype`.
         Raises UsageError when rows or array do not fit.
         """
-        count = len(self) - first if count is None else count
-        if not (0 <= first <= len(self) and 0 <= count <= len(self) - first):
-            raise UsageError(f"{count} rows from {first} on; there are {len(self)}")
+        n = int(self.native.n_rows)
+        count = n - first if count is None else count
+        if not (0 <= first <= n and 0 <= count <= n - first):
+            raise UsageError(f"{count} rows from {first} on; there are {n}")
         values = np.empty((count, self.n_features), dtype=self.dtype) if out is None else out
         if values.shape != (count, self.n_features) or not values.flags.carray:
             raise UsageError(f"out must be contiguous, writable and of shape {(count, self.n_features)}")
@@ -207,14 +256,21 @@ class Pack:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the features: x0, x1, .."""
-        return tuple(f"x{i}" for i in range(self.n_features))
+        """Names of the stored integers: the columns'; x0, x1, .. of an array x; a value of two has .hi and .lo."""
+        names: list[str] = []
+        for field in self.schema.fields:
+            own = [field.name] if not field.shape else [f"{field.name}{i}" for i in range(field.size)]
+            codes = field.codes * (field.size if len(field.codes) == 1 else 1)
+            for name, code in zip(own, codes, strict=True):
+                names += [f"{name}.hi", f"{name}.lo"] if code.wide else [name]
+        return tuple(names)
 
     def facts(self) -> dict[str, Any]:
         """What the pack says of itself, for people and machines."""
         return {
             "rows": len(self), "features": self.n_features, "classes": list(self.classes), "samples": self.n_samples,
             "parts": int(self.native.n_parts), "width": int(self.native.width), "minimum": int(self.native.minimum),
+            "schema": self.schema.as_list(), "windows": self._cut.as_map() if self._cut else None,
             "scale": self.scale, "zero_point": self.zero_point, "model_hash": f"{int(self.native.model_hash):08x}",
         }  # fmt: skip
 
@@ -229,14 +285,39 @@ class Pack:
         return int(self.native.zero_point)
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Labels of all rows in stored order, (n,)."""
+    def class_numbers(self) -> npt.NDArray[np.int64]:
+        """Classes of all rows in stored order, (n,); 0 without classes."""
+        return self.row_classes if self._cut is None else self.row_classes[self._cut.first_rows()]
+
+    @property
+    def row_classes(self) -> npt.NDArray[np.int64]:
+        """Classes of the rows of the file, which are blocks where `p[i]` is a window."""
         labels, counts = self._label_runs()
         return np.repeat(labels, counts)
 
     @property
+    def labels(self) -> npt.NDArray[Any]:
+        """Labels of all rows in stored order: class numbers (n,), or one real label (n,), or several of them.
+
+        Several are (n, k) if they are of one type, else a structured array (n,).
+        """
+        targets = self.targets()
+        if not targets:
+            return self.class_numbers
+        found = _joined(self.schema.labels, [(column.values, column.missing) for column in targets])
+        labels: npt.NDArray[Any] = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+        return labels
+
+    @property
     def condensed(self) -> WeightedSamples:
-        """The weighted samples as they are trained on: real values (m, features), weights, labels."""
+        """The weighted samples as they are trained on: real values (m, features), weights, labels.
+
+        Raises DataError when columns are not numbers: texts and dates have no mean.
+        """
+        return self.board_samples() if self.schema.plain else self._condensed_columns()
+
+    def board_samples(self) -> WeightedSamples:
+        """The weighted samples as a board sees them: means of the stored integers, scaled to real values."""
         values = np.empty((self.n_samples, self.n_features), dtype=np.float32)
         weights, labels = np.empty(self.n_samples), np.empty(self.n_samples, dtype=np.int64)
         row = ffi.new("int32_t[]", self.n_features)
@@ -247,10 +328,29 @@ class Pack:
             weights[i], labels[i] = weight[0], label[0]
         return WeightedSamples(values.astype(np.float64), weights, labels, self.classes)
 
-    def batches(
-        self, size: int, *, shuffle: int | None = None
-    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
-        """Rows and labels, `size` at a time; `shuffle` is a seed."""
+    def _condensed_columns(self) -> WeightedSamples:
+        """Means over the rows of each sample, of what is not missing; NaN where all is. Of windows: of their blocks."""
+        n = int(self.native.n_rows)
+        decoded = self.schema.decode(self._take(range(n)), self.schema.fields)
+        starts = self._starts()
+        means = []
+        for field, (values, missing) in zip(self.schema.fields, decoded, strict=True):
+            if field.numpy_type.kind not in "biuf":
+                raise DataError(f"{self.source}: column {field.name!r} is of type {field.dtype}, which has no mean")
+            flat = values.reshape(n, -1).astype(np.float64)
+            gone = np.zeros(flat.shape, dtype=bool) if missing is None else missing.reshape(flat.shape)
+            with np.errstate(invalid="ignore"):
+                counts = np.add.reduceat((~gone).astype(np.float64), starts)
+                means.append(np.add.reduceat(np.where(gone, 0.0, flat), starts) / counts)
+        n_features = len(self.schema.features)
+        labels: npt.NDArray[Any] = self.row_classes[starts]
+        if self.schema.labels:
+            labels = np.concatenate(means[n_features:], axis=1)
+        weights = np.diff(np.append(starts, n)).astype(np.float64)
+        return WeightedSamples(np.concatenate(means[:n_features], axis=1), weights, labels, self.classes)
+
+    def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+        """Rows and labels, `size` at a time, as `p[..]` and `labels` have them; `shuffle` is a seed."""
         if size < 1:
             raise UsageError(f"batches of {size} rows; at least 1 is needed")
         labels = self.labels
@@ -258,6 +358,37 @@ class Pack:
         for start in range(0, len(self), size):
             chosen = order[start : start + size]
             yield self[chosen], labels[chosen]
+
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """The rows that begin samples, (samples,)."""
+        first, count = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        starts = np.empty(self.n_samples, dtype=np.int64)
+        for i in range(self.n_samples):
+            check(lib.td_pack_sample_rows(self.native, i, first, count), f"sample {i}")
+            starts[i] = first[0]
+        return starts
+
+    def to_numpy(self) -> tuple[Any, npt.NDArray[Any]]:
+        """All rows and their labels, as `p[:]` and `labels` have them."""
+        return self[:], self.labels
+
+    def to_arrow(self, index: Any = slice(None)) -> Any:
+        """Some rows as a pyarrow.Table, labels beside. Raises UsageError without pyarrow."""
+        from .adapters import to_arrow
+
+        return to_arrow(self, index)
+
+    def to_tf(self, size: int, *, shuffle: int | None = None) -> Any:
+        """A tf.data.Dataset of batches of `size` rows and labels. Raises UsageError without TensorFlow."""
+        from .adapters import to_tf
+
+        return to_tf(self, size, shuffle=shuffle)
+
+    def to_torch(self) -> Any:
+        """A map-style torch Dataset of rows and labels. Raises UsageError without PyTorch."""
+        from .adapters import to_torch
+
+        return to_torch(self)
 
     def sections(self) -> dict[str, int]:
         """Bytes of the file by section, its header and table included."""
@@ -279,6 +410,29 @@ class Pack:
         atomic_write(Path(path), self.data)
 
 
+def _joined(fields: Sequence[Field], found: Sequence[tuple[Any, Any]]) -> Any:
+    """Rows of all columns as one array."""
+    masked = any(missing is not None for _, missing in found)
+    if len(fields) == 1 and fields[0].shape:
+        values, missing = found[0]
+        return np.ma.MaskedArray(values, missing) if masked else values
+    types = {field.numpy_type for field in fields}
+    if not masked and len(types) == 1 and types != {np.dtype(object)}:
+        return np.stack([values for values, _ in found], axis=1)
+    # Repeated names cannot be: a schema refuses them.
+    kind = np.dtype([(field.name, field.numpy_type, field.shape) for field in fields])
+    rows = np.empty(len(found[0][0]), dtype=kind)
+    for field, (values, _) in zip(fields, found, strict=True):
+        rows[field.name] = values
+    if not masked:
+        return rows
+    mask: Any = np.zeros(len(rows), dtype=np.ma.make_mask_descr(kind))
+    for field, (_, missing) in zip(fields, found, strict=True):
+        if missing is not None:
+            mask[field.name] = missing
+    return np.ma.MaskedArray(rows, mask)
+
+
 def open_pack(path: str | os.PathLike[str]) -> Pack:
     """Reads and checks a .tdz. Raises FormatError."""
     try:
@@ -297,43 +451,92 @@ def pack(
     replay: int | None = None,
     seed: int = 0,
     images: ImageOptions | None = None,
+    lossy_bits: int | None = None,
+    resolution: float | None = None,
     progress: Progress | None = None,
 ) -> Pack:
-    """Packs a table, losslessly unless `replay` or a quality of images is given.
+    """Packs a table, losslessly unless `replay`, `lossy_bits`, `resolution` or a quality of images is given.
 
     `through`: a model; rows are its inputs, and what is packed is their int8 embedding at the cut.
     `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
     "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
-    integers, as a replay set; the method may then also be "random".
-    `images`: rows are images, packed under these options and read back as pixels.
-    Raises DataError when the rows or labels do not fit the model or are not integers.
+    integers, as a replay set; the method may then also be "random". `images`: rows are images, packed under these
+    options and read back as pixels. `lossy_bits`: real numbers keep so many bits of their column's range; `resolution`:
+    they become multiples of it; what that changes is in the pack's schema.
+    Raises DataError when the rows or labels do not fit the model, or are not integers where they must be.
     """
     if images is not None and through is not None:
         raise UsageError("what is packed through a model are embeddings, not images; leave either out")
     if through is not None:
         table = _embed(table, through, progress)
-    unsigned_rows(table.flat())  # refuses rows that the replay set's rounding would make integers
-    weights: npt.NDArray[np.float64] | None = None
-    group: npt.NDArray[np.uint32] | None
     if replay is not None:
-        samples = reduce(table, replay, method=method, seed=seed)
-        rounded = np.rint(samples.values).astype(np.int64)
-        rounded = rounded.reshape(len(rounded), *table.values.shape[1:])
-        table = Table(rounded, samples.labels, table.classes, table.source)
-        group = np.arange(len(samples), dtype=np.uint32)
-        weights = samples.weights
-    elif method == "variance" and len(table) > LARGE:
-        group = None
+        return _pack_replay(table, replay, method, seed, through, images)
+    if images is not None:
+        return _encode_images(table, _groups(table, per_class, method), None, method, per_class, images)
+    lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
+    meta: dict[str, Any] = {}
+    keep_order = overlap(table.windows)
+    if keep_order:
+        table, cut = as_blocks(table)
+        meta["windows"] = cut.as_map()
+    schema = plan_fields(table, lossy)
+    stored = Table(encode_table(schema, table), table.labels, table.classes, table.source)
+    if lossy:
+        schema = with_errors(schema, table, stored.values)
+    bare = through is not None and not table.targets  # a board's rows, which need no description
+    if schema != Schema.of_integers(stored.values.shape[1]) and not bare:
+        meta["fields"] = schema.as_list()
+    if keep_order:
+        group: Groups = np.zeros(len(stored), dtype=np.uint32)
     else:
-        group = condense(table, per_class, method=method)
-    if images is None:
-        return _encode(table, group, weights, method, through, per_class)
+        group = _groups(stored if schema.plain or method != "variance" else _to_one_scale(stored), per_class, method)
+    return _encode(stored, group, None, method, through, per_class, meta)
+
+
+def _groups(table: Table, per_class: int, method: str) -> Groups:
+    """The condensed sample of each row; None: they are made part by part, as the table is large."""
+    return None if method == "variance" and len(table) > LARGE else condense(table, per_class, method=method)
+
+
+def _pack_replay(
+    table: Table, budget: int, method: str, seed: int, through: Model | None, images: ImageOptions | None
+) -> Pack:
+    if table.targets:
+        raise DataError(f"{table.source}: replay sets have classes; labels that are real numbers or several do not go")
+    unsigned_rows(table.flat())  # refuses rows that the rounding below would make integers
+    samples = reduce(table, budget, method=method, seed=seed)
+    rounded = np.rint(samples.values).astype(np.int64)
+    group = np.arange(len(samples), dtype=np.uint32)
+    if images is not None:
+        pixels = rounded.astype(table.values.dtype).reshape(len(rounded), *table.values.shape[1:])
+        table = Table(pixels, samples.labels, table.classes, table.source)
+        return _encode_images(table, group, samples.weights, method, budget, images)
+    table = Table(rounded, samples.labels, table.classes, table.source)
+    return _encode(table, group, samples.weights, method, through, budget, {})
+
+
+def _encode_images(
+    table: Table, group: Groups, weights: npt.NDArray[np.float64] | None, method: str, most: int, images: ImageOptions
+) -> Pack:
+    """Under the transforms that the options allow; the smallest pack. Its rows are read as pixels of the type given."""
+    if table.targets:
+        raise DataError(f"{table.source}: images have classes; labels that are real numbers or several do not go")
+    shape = table.values.shape[1:]
+    meta = {"fields": Schema((Field("x", type_name(table.values), shape),)).as_list()}
     tried = (
-        _encode(Table(t.rows, table.labels, table.classes, table.source), group, weights, method, None, per_class, t,
+        _encode(Table(t.rows, table.labels, table.classes, table.source), group, weights, method, None, most, meta, t,
                 class_wise=images.class_wise)
         for t in transforms(table, images)
     )  # fmt: skip
     return min(tried, key=lambda made: len(made.data))
+
+
+def _to_one_scale(stored: Table) -> Table:
+    """Features of different units on one scale, 256 steps a standard deviation, so that their variances compare."""
+    values = stored.values.view(np.uint32).astype(np.float64)
+    spread = values.std(axis=0)
+    scaled = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    return Table(np.clip(np.rint(256 * scaled), -2047, 2047).astype(np.int64), stored.labels, stored.classes)
 
 
 def published_size(table: Table, *, method: str = "entrogede", patience: int = 0) -> int:
@@ -378,21 +581,25 @@ def check_classes(table: Table, model: Model) -> None:
 def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
     check_classes(table, model)
     embedding = model.embed(model_inputs(table, model), progress)
-    return Table(embedding, table.labels, table.classes, table.source)
+    return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
 
 
 def _encode(
     table: Table,
-    group: npt.NDArray[np.uint32] | None,
+    group: Groups,
     weights: npt.NDArray[np.float64] | None,
     method: str,
     model: Model | None,
     most: int,
+    meta: dict[str, Any],
     image: Transformed | None = None,
     *,
     class_wise: bool = True,
 ) -> Pack:
-    """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own."""
+    """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own.
+
+    `meta`: what the metadata says beside the classes.
+    """
     order = np.argsort(table.labels, kind="stable") if group is None else np.lexsort((group, table.labels))
     rows, minimum, width = unsigned_rows(table.flat())
     labels = table.labels[order]
@@ -421,12 +628,11 @@ def _encode(
     }
     if weights is not None:
         sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
-    meta: dict[str, Any] = {}
     if any(name != str(i) for i, name in enumerate(table.classes)):
-        meta["classes"] = list(table.classes)
+        meta = {"classes": list(table.classes), **meta}
     if image is not None:
         sections[lib.TD_PACK_IMAGE] = image.section
-        meta.update({} if image.psnr is None else {"psnr": round(image.psnr, 3)})
+        meta = {**meta, **({} if image.psnr is None else {"psnr": image.psnr})}
     if meta:
         sections[lib.TD_PACK_META] = cbor2.dumps(meta)
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)

@@ -22,7 +22,7 @@ LARGE = 16384  # rows from which on condensing by variance takes longer than all
 
 @dataclass(frozen=True)
 class WeightedSamples:
-    """`values` (m, features) float64, `weights` (m,) float64, `labels` (m,) int64, `classes` their names."""
+    """`values` (m, features) float64, `weights` (m,) float64, `labels` (m,) classes or (m, k) real."""
 
     values: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]

@@ -1,13 +1,10 @@
-"""Tables: rows of numbers with class labels, read from CSV, .npz, .npy or arrays."""
+"""Tables: rows of numbers, or columns of several types, with their labels: what all the rest of the package takes."""
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,38 +12,92 @@ import numpy.typing as npt
 
 from .errors import DataError
 
-__all__ = ["Table", "read", "table_from_arrays"]
+__all__ = ["Column", "Table", "Windows", "table_from_arrays", "table_from_columns"]
 
 MAX_CLASSES = 1024
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A named column: `values` (n,) of bool, integers, reals, datetime64, timedelta64 or str (as objects).
+
+    `missing` (n,) says which cells are empty, whatever `values` holds there; None: no cell is.
+    """
+
+    name: str
+    values: Array
+    missing: npt.NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def any_missing(self) -> bool:
+        """Whether a cell is empty."""
+        return self.missing is not None and bool(self.missing.any())
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows and their classes.
+class Windows:
+    """Rows that are windows of `length` samples, each `hop` after the one before; they overlap where hop < length.
 
-    `values` is (n, *shape), integer or floating point and finite; `labels` is (n,), int64 in
-    [0, n_classes); `classes` names them, in order. A class without rows is allowed here (a wearer may
-    never have rowed) and left out of a pack. `ordered` is False when the labels were names and their order was
-    not given: they are then sorted, which need not be the order of a model's outputs.
+    `runs`: how many windows each series has, in order; the next series starts a new one.
     """
 
-    values: npt.NDArray[Any]
+    length: int
+    hop: int
+    runs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows and their labels.
+
+    `values` is (n, *shape), integer or floating point; of a table with `columns` it is what they hold as one array
+    (n, columns) when all are numbers and none is missing, else (n, 0). `labels` is (n,), int64 in [0, n_classes);
+    `classes` names them, in order. A class without rows is allowed here (a wearer may never have rowed) and left out of
+    a pack. `ordered` is False when the labels were names and their order was not given: they are then sorted, which
+    need not be the order of a model's outputs. `targets` are labels that are no classes: real numbers, or several
+    columns; all rows are then of one class. `windows`: rows are windows of longer series, in their order.
+    """
+
+    values: Array
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     source: str = "arrays"
     ordered: bool = True
+    columns: tuple[Column, ...] = ()
+    targets: tuple[Column, ...] = ()
+    windows: Windows | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.labels)
 
     @property
     def n_classes(self) -> int:
         """Number of classes, with or without rows."""
         return len(self.classes)
 
-    def flat(self) -> npt.NDArray[Any]:
-        """The rows as (n, features)."""
-        return self.values.reshape(len(self.values), -1)
+    def flat(self) -> Array:
+        """The rows as (n, features). Raises DataError when they are not all numbers."""
+        if self.columns and not self.values.shape[1]:
+            wrong = next(
+                column for column in self.columns if column.values.dtype.kind not in "biuf" or column.any_missing
+            )
+            what = "has empty cells" if wrong.any_missing else f"holds {_kind_name(wrong.values)}"
+            raise DataError(f"{self.source}: column {wrong.name!r} {what}; numbers in all cells are needed here")
+        return self.values.reshape(len(self), -1)
+
+    def real_labels(self) -> npt.NDArray[np.float64]:
+        """The targets as (n, targets); NaN where one is missing. Raises DataError when they are not numbers."""
+        for column in self.targets:
+            if column.values.dtype.kind not in "biuf":
+                raise DataError(f"{self.source}: label {column.name!r} holds {_kind_name(column.values)}, not numbers")
+        real = np.empty((len(self), len(self.targets)))
+        for i, column in enumerate(self.targets):
+            real[:, i] = column.values if column.missing is None else np.where(column.missing, np.nan, column.values)
+        return real
 
 
 def table_from_arrays(
@@ -54,13 +105,15 @@ def table_from_arrays(
     labels: npt.ArrayLike | None,
     *,
     classes: Sequence[str] | int | None = None,
+    real: bool | None = None,
     source: str = "arrays",
 ) -> Table:
     """Checks rows and labels and makes a Table of them.
 
-    `values`: (n, ...) numbers. `labels`: (n,) class numbers, or names; None: all are of one class.
-    `classes`: the names in order, or how many there are; by default what the labels show.
-    Raises DataError for no rows, NaN or infinity, lengths that differ, and labels out of range.
+    `values`: (n, ...) numbers. `labels`: (n,) class numbers, names or real numbers, or (n, k) of k labels a row; None:
+    there are none. `classes`: the names in order, or how many there are; by default what the labels show. `real`:
+    whether labels are real numbers rather than classes; by default those are that have a fraction.
+    Raises DataError for no rows, lengths that differ, and labels out of range.
     """
     array = np.asarray(values)
     if array.ndim < 2 or array.size == 0:
@@ -68,71 +121,161 @@ def table_from_arrays(
             f"{source}: rows must be an array (rows, values a row, ..) of at least one row and one value, "
             f"not {array.shape}"
         )
-    if array.dtype.kind not in "iufb":
+    if array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
         raise DataError(f"{source}: values of type {array.dtype} are not numbers")
-    _check_finite(array, source)
-    given = np.zeros(len(array), dtype=np.int64) if labels is None else np.asarray(labels)
-    if given.shape != (len(array),):
+    table = Table(np.ascontiguousarray(array), np.zeros(len(array), dtype=np.int64), ("0",), source)
+    if labels is None:
+        return _with_classes(table, table.labels, classes) if classes is not None else table
+    given = np.asarray(labels)
+    if given.shape[:1] != (len(array),) or given.ndim > 2:
         raise DataError(f"{source}: {len(array)} rows but labels of shape {given.shape}; one label a row is needed")
-    ordered = classes is not None or given.dtype.kind in "iufb"
-    numbers, names = _number_labels(given, classes, source)
-    return Table(np.ascontiguousarray(array), numbers, names, source, ordered)
+    if given.ndim == 1:
+        return with_labels(table, [make_column("label", given, source=source)], classes=classes, real=real)
+    columns = [make_column(f"label{i}", column, source=source) for i, column in enumerate(given.T)]
+    return with_labels(table, columns, classes=classes, real=real)
 
 
-def read(path: str | os.PathLike[str], *, label: str | None = None, labels: str | os.PathLike[str] | None = None,
-         classes: Sequence[str] | int | None = None) -> Table:  # fmt: skip
-    """Reads a Table from a file.
+def table_from_columns(
+    columns: Mapping[str, npt.ArrayLike] | Iterable[Column],
+    *,
+    label: str | Sequence[str] | None = None,
+    classes: Sequence[str] | int | None = None,
+    real: bool | None = None,
+    source: str = "columns",
+) -> Table:
+    """Makes a Table of named columns of any types; masked arrays have missing values, and so have None and NaT objects.
 
-    .csv: a header line; `label` names the label column, every other column is a feature. Labels that are all whole
-    numbers are class numbers; otherwise they are names.
-    .npz: arrays `x` and `y` (or another name for the labels in `label`).
-    .npy: the rows; `labels` is the .npy of the labels.
-    Raises DataError that says where the file is wrong.
+    `label` names the label column or columns; `classes` and `real` are as in `table_from_arrays`. Raises DataError.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    readers = {".csv": _read_csv, ".npz": _read_npz, ".npy": _read_npy}
-    if suffix not in readers:
-        raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use {', '.join(readers)}")
+    if isinstance(columns, Mapping):
+        columns = [make_column(str(name), values, source=source) for name, values in columns.items()]
+    given = list(columns)
+    names = [column.name for column in given]
+    wanted = [label] if isinstance(label, str) else list(label or ())
+    for name in wanted:
+        if name not in names:
+            raise DataError(f"{source}: no column {name!r}; the header has {', '.join(names[:12]) or 'nothing'}")
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{source}: {names.count(name)} columns are named {name!r}; rename all but one")
+    features = tuple(column for column in given if column.name not in wanted)
+    n = len(given[0]) if given else 0
+    if not features or n == 0 or any(len(column) != n for column in given):
+        raise DataError(f"{source}: rows must have at least one row and one value, not {(n, len(features))}")
+    none = np.zeros(n, dtype=np.int64)
+    table = Table(_as_array(features, n), none, ("0",), source, columns=features)
+    return with_labels(table, [given[names.index(name)] for name in wanted], classes=classes, real=real)
+
+
+def _as_array(columns: tuple[Column, ...], n: int) -> Array:
+    if any(column.values.dtype.kind not in "biuf" or column.any_missing for column in columns):
+        return np.empty((n, 0))
+    return np.column_stack([column.values for column in columns])
+
+
+def make_column(name: str, values: npt.ArrayLike, *, source: str = "columns") -> Column:
+    """A column of any array (n,): masked values, and None and NaT among objects, are missing. Raises DataError."""
+    missing = None
+    if isinstance(values, np.ma.MaskedArray):
+        missing = np.ma.getmaskarray(values).copy()
+        values = values.data
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise DataError(f"{source}: column {name!r} has shape {array.shape}; one value a row is needed")
+    if array.dtype == object:
+        array, gone = _plain_objects(array, f"{source}: column {name!r}")
+        missing = gone if missing is None else missing | gone
+    if array.dtype.kind == "S":
+        try:
+            array = array.astype(str)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: labels or texts that are bytes must be ASCII: {error}") from error
+    if array.dtype.kind == "U":
+        array = array.astype(object)
+    if array.dtype.kind not in "biufMmO" or (array.dtype.kind in "f" and array.dtype.itemsize > 8):
+        raise DataError(f"{source}: column {name!r} is of type {array.dtype}, which cannot be packed")
+    if array.dtype.kind in "Mm":
+        array = _whole_units(array, f"{source}: column {name!r}")
+    array = array.astype(array.dtype.newbyteorder("="))
+    return Column(name, array, missing if missing is not None and missing.any() else None)
+
+
+def _plain_objects(array: Array, where: str) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Objects as an array of their one type, and which of them are None."""
+    missing = np.array([item is None for item in array], dtype=bool)
+    kept = array[~missing].tolist()
+    if all(type(item) is str for item in kept):
+        texts = array.copy()
+        texts[missing] = ""
+        return texts, missing
     try:
-        values, given = readers[suffix](path, label, labels)
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as {suffix}: {error}") from error
-    return table_from_arrays(values, given, classes=classes, source=str(path))
+        found = np.array(kept)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{where} holds objects that are not of one type: {error}") from error
+    if found.ndim != 1 or found.dtype.kind not in "biufMm" or found.dtype.itemsize > 8:
+        kinds = sorted({type(item).__name__ for item in kept})
+        raise DataError(f"{where} holds {', '.join(kinds)}; texts, numbers or dates of one type are needed")
+    whole = np.zeros(len(array), dtype=found.dtype)
+    whole[~missing] = found
+    return whole, missing
 
 
-def read_array(path: str | Path) -> npt.NDArray[Any]:
-    """The array of a .npy file. Raises DataError when it cannot be read as one."""
-    path = Path(path)
-    try:
-        array: npt.NDArray[Any] = _load(path, np.ndarray)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    return array
+def _whole_units(array: Array, where: str) -> Array:
+    unit, count = np.datetime_data(array.dtype)
+    if unit == "generic":
+        raise DataError(f"{where}: times without a unit")
+    return array if count == 1 else array.astype(f"{array.dtype.kind}8[{unit}]")
 
 
-def _check_finite(array: npt.NDArray[Any], source: str) -> None:
-    if array.dtype.kind != "f":
-        return
-    bad = np.argwhere(~np.isfinite(array.reshape(len(array), -1)))
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
-        raise DataError(
-            f"{source}: {len(bad)} values are NaN or infinite, the first in row {row}, feature {column}; "
-            "fill them in or drop those rows"
-        )
+def _kind_name(values: Array) -> str:
+    return {"O": "texts", "M": "dates", "m": "durations"}.get(values.dtype.kind, "numbers")
+
+
+# ------------------------------------------------------------------ labels
+
+
+def with_labels(
+    table: Table, labels: Sequence[Column], *, classes: Sequence[str] | int | None = None, real: bool | None = None
+) -> Table:
+    """The table with these labels: one column of classes, or targets (real numbers, or several columns)."""
+    if not labels:
+        if classes is not None:
+            return _with_classes(table, table.labels, classes)
+        return table
+    for column in labels:
+        if len(column) != len(table):
+            raise DataError(f"{table.source}: {len(table)} rows but {len(column)} labels {column.name!r}")
+    if len(labels) == 1 and not (_is_real(labels[0]) if real is None else real):
+        if labels[0].any_missing:
+            row = int(np.argmax(labels[0].missing is not None and labels[0].missing))
+            raise DataError(f"{table.source}: row {row} has no label; leave out rows without one")
+        return _with_classes(table, labels[0].values, classes)
+    if classes is not None:
+        raise DataError(f"{table.source}: classes are named, but the labels are real numbers or several")
+    if real and any(column.values.dtype.kind not in "biuf" for column in labels):
+        raise DataError(f"{table.source}: labels are {_kind_name(labels[0].values)}, not real numbers")
+    return replace(table, targets=tuple(labels))
+
+
+def _is_real(column: Column) -> bool:
+    """Numbers of which some have fractions; NaN alone is a mistake rather than a measurement."""
+    values = column.values
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        return False
+    return bool((values != np.rint(values)).any())
+
+
+def _with_classes(table: Table, given: Array, classes: Sequence[str] | int | None) -> Table:
+    ordered = classes is not None or given.dtype.kind in "iufb"
+    numbers, names = _number_labels(given, classes, table.source)
+    return replace(table, labels=numbers, classes=names, ordered=ordered)
 
 
 def _number_labels(
     given: npt.NDArray[Any], classes: Sequence[str] | int | None, source: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    if given.dtype.kind in "US" or given.dtype == object:
-        try:
-            return _number_names(given.astype(str), classes, source)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source}: labels that are bytes must be ASCII: {error}") from error
+    if given.dtype.kind in "OMm":
+        return _number_names(given.astype(str).astype(object) if given.dtype.kind != "O" else given, classes, source)
     with np.errstate(invalid="ignore"):  # NaN is caught by the comparison
         numbers = given.astype(np.int64)
     if given.dtype.kind not in "iub" and not np.array_equal(numbers, given):
@@ -153,7 +296,7 @@ def _class_names(names: Iterable[object], source: str) -> tuple[str, ...]:
 
 
 def _number_names(
-    given: npt.NDArray[np.str_], classes: Sequence[str] | int | None, source: str
+    given: Array, classes: Sequence[str] | int | None, source: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if isinstance(classes, int):
         raise DataError(f"{source}: labels are names; give the class names in order, not their number")
@@ -190,76 +333,3 @@ def _check_label_range(numbers: npt.NDArray[np.int64], n_classes: int, source: s
             f"{source}: {len(bad)} labels are out of range, the first in row {row}: {int(numbers[row])}; "
             f"with {n_classes} classes they go from 0 to {n_classes - 1}"
         )
-
-
-def _read_csv(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    if label is None:
-        raise DataError(f"{path}: name the label column (--label COLUMN)")
-    with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
-        lines = csv.reader(stream)
-        header = next(lines, [])
-        if label not in header:
-            raise DataError(f"{path}: no column {label!r}; the header has {', '.join(header[:12]) or 'nothing'}")
-        if header.count(label) > 1:
-            raise DataError(f"{path}: {header.count(label)} columns are named {label!r}; rename all but the labels")
-        at = header.index(label)
-        rows: list[list[float]] = []
-        given: list[str] = []
-        for cells in lines:
-            if not cells:
-                continue  # a blank line holds no row
-            if len(cells) != len(header):
-                raise DataError(f"{path}, line {lines.line_num}: {len(cells)} cells, but the header has {len(header)}")
-            given.append(cells.pop(at))
-            rows.append(_numbers(cells, path, lines.line_num, header[:at] + header[at + 1 :]))
-    values = np.array(rows, dtype=np.float64)
-    if len(rows) and np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31:
-        values = values.astype(np.int64)
-    names = np.array(given, dtype=str)
-    try:
-        return values, names.astype(np.int64)
-    except (ValueError, OverflowError):
-        return values, names
-
-
-def _numbers(cells: list[str], path: Path, line: int, names: list[str]) -> list[float]:
-    try:
-        return [float(cell) for cell in cells]
-    except ValueError:
-        for name, cell in zip(names, cells, strict=True):
-            try:
-                float(cell)
-            except ValueError:
-                raise DataError(f"{path}, line {line}, column {name!r}: {cell!r} is not a number") from None
-        raise
-
-
-def _load(path: Path, kind: type) -> Any:
-    """What numpy finds in the file, which is not trusted: its parsers raise whatever their depths do."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix}: {error}") from error
-    if not isinstance(loaded, kind):
-        raise DataError(f"{path}: holds {type(loaded).__name__}; its name should end in .npy for one array, else .npz")
-    return loaded
-
-
-def _read_npz(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    name = label or "y"
-    with _load(path, np.lib.npyio.NpzFile) as arrays:
-        for wanted in ("x", name):
-            if wanted not in arrays.files:
-                raise DataError(f"{path}: no array {wanted!r}; it holds {', '.join(arrays.files) or 'nothing'}")
-        try:
-            return arrays["x"], arrays[name]
-        except Exception as error:  # as in _load: members are parsed only now
-            raise DataError(f"{path}: cannot be read as .npz: {error}") from error
-
-
-def _read_npy(path: Path, label: str | None, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    if labels is None:
-        raise DataError(f"{path}: give the labels as a second .npy file (--labels FILE)")
-    return _load(path, np.ndarray), _load(Path(labels), np.ndarray)

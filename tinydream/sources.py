@@ -1,0 +1,341 @@
+"""Where rows come from: CSV, Parquet, NumPy files, data frames, folders of recordings. All become a Table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import wave
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .cells import CellType
+from .errors import DataError, UsageError
+from .table import Column, Table, Windows, make_column, table_from_arrays, table_from_columns, with_labels
+
+__all__ = ["from_frame", "read", "read_array", "read_waves", "series"]
+
+READ_ROWS = 16384  # of a CSV at once
+Array = npt.NDArray[Any]
+
+
+def read(
+    path: Any,
+    *,
+    label: str | Sequence[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] | int | None = None,
+    real: bool | None = None,
+    window: int | None = None,
+    hop: int | None = None,
+) -> Table:
+    """Reads a Table from a file, a folder or a data frame.
+
+    .csv: a header line; types are found column by column, empty cells are missing. .parquet: needs pyarrow.
+    A data frame (pandas, polars, anything with the Arrow PyCapsule interface): needs pyarrow. Of these `label` names
+    the label column, or several. .npz: arrays `x` and `y` (or another name for the labels in `label`; without `y`
+    there are no labels). .npy: the rows; `labels` is the .npy of the labels. A folder: .wav files, in a folder for each
+    class, cut into windows of `window` samples every `hop`.
+    `classes` and `real`: see `table_from_arrays`. Raises DataError that says where the file is wrong.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return from_frame(path, label=label, classes=classes, real=real)
+    path = Path(path)
+    if path.is_dir() and not path.suffix:
+        return read_waves(path, window=window, hop=hop, classes=classes)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".npz", ".npy", ".parquet"):
+        raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use .csv, .npz, .npy, .parquet")
+    try:
+        if suffix in (".csv", ".parquet"):
+            columns = _read_csv(path, label_names(label)) if suffix == ".csv" else _read_parquet(path)
+            return table_from_columns(columns, label=label, classes=classes, real=real, source=str(path))
+        values, given = _read_npz(path, label) if suffix == ".npz" else _read_npy(path, labels)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: no such file") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as {suffix}: {error}") from error
+    return table_from_arrays(values, given, classes=classes, real=real, source=str(path))
+
+
+def label_names(label: str | Sequence[str] | None) -> list[str]:
+    """The label columns that a `label` argument names."""
+    return [label] if isinstance(label, str) else list(label or ())
+
+
+def read_array(path: str | Path) -> Array:
+    """The array of a .npy file. Raises DataError when it cannot be read as one."""
+    path = Path(path)
+    try:
+        array: Array = _load(path, np.ndarray)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return array
+
+
+# ------------------------------------------------------------------ CSV
+
+
+def csv_header(path: Path) -> list[str]:
+    """Names of the columns."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
+        return next(csv.reader(stream), [])
+
+
+def csv_chunks(path: Path, n_rows: int) -> Iterator[tuple[list[list[str]], int]]:
+    """The cells of each column, `n_rows` rows at a time, and the bytes of the file read so far. Raises DataError."""
+    with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
+        lines = csv.reader(stream)
+        header = next(lines, [])
+        while rows := list(islice(lines, n_rows)):
+            rows = list(filter(None, rows))  # a blank line holds no row
+            if set(map(len, rows)) - {len(header)}:
+                raise _ragged(path, header)
+            if rows:
+                yield list(map(list, zip(*rows, strict=True))), raw.tell()
+
+
+def _ragged(path: Path, header: list[str]) -> DataError:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        lines = csv.reader(stream)
+        for cells in lines:
+            if cells and len(cells) != len(header):
+                return DataError(f"{path}, line {lines.line_num}: {len(cells)} cells, but the header has {len(header)}")
+    return DataError(f"{path} changed while it was read")
+
+
+def _read_csv(path: Path, labels: Sequence[str]) -> list[Column]:
+    header = csv_header(path)
+    types = [CellType(words=name not in labels) for name in header]
+    columns: list[list[str]] = [[] for _ in header]
+    for chunk, _ in csv_chunks(path, READ_ROWS):
+        for found, kind, cells in zip(columns, types, chunk, strict=True):
+            kind.see(cells)
+            found += cells
+    return [kind.column(name, cells) for name, kind, cells in zip(header, types, columns, strict=True)]
+
+
+# ------------------------------------------------------------------ Arrow: Parquet and data frames
+
+
+def arrow(purpose: str) -> Any:
+    """pyarrow, or a UsageError that says what to install for `purpose`."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UsageError(f"{purpose} needs pyarrow; install it: pip install 'tinydream[parquet]'") from error
+    return pyarrow
+
+
+def from_frame(
+    frame: Any, *, label: str | Sequence[str] | None = None, classes: Sequence[str] | int | None = None,
+    real: bool | None = None,
+) -> Table:  # fmt: skip
+    """A Table of a data frame: pandas, polars, pyarrow, or any other with the Arrow PyCapsule interface."""
+    kind = type(frame).__name__
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise DataError(f"a {kind} is no data frame: it has no Arrow interface (__arrow_c_stream__)")
+    table = arrow("reading a data frame").table(frame)
+    return table_from_columns(arrow_columns(table, kind), label=label, classes=classes, real=real, source=kind)
+
+
+def _read_parquet(path: Path) -> list[Column]:
+    arrow("reading .parquet")
+    from pyarrow import parquet
+
+    return arrow_columns(parquet.read_table(path), str(path))
+
+
+def arrow_columns(table: Any, source: str) -> list[Column]:
+    """The columns of an Arrow table or record batch; the row index of pandas is left out. Raises DataError."""
+    names = [str(name) for name in table.schema.names]
+    return [
+        _arrow_column(name, table.column(i), source)
+        for i, name in enumerate(names)
+        if not (name.startswith("__index_level_") and name.endswith("__"))
+    ]
+
+
+def _arrow_column(name: str, given: Any, source: str) -> Column:
+    import pyarrow
+    from pyarrow import types
+
+    chunk = given.combine_chunks() if isinstance(given, pyarrow.ChunkedArray) else given
+    kind = chunk.type
+    if types.is_dictionary(kind):
+        entries = _arrow_column(name, chunk.dictionary, source)
+        own = _arrow_column(name, chunk.indices, source)
+        if not len(entries):
+            return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
+        return Column(name, entries.values[own.values], own.missing)
+    if types.is_null(kind):
+        return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
+    missing = chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else None
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        whole = chunk.cast(pyarrow.large_string())
+        texts = np.empty(len(chunk), dtype=object)
+        texts[:] = (whole.fill_null("") if missing is not None else whole).to_pylist()
+        return Column(name, texts, missing)
+    if types.is_timestamp(kind) and kind.tz is not None:
+        raise DataError(
+            f"{source}: column {name!r} has the time zone {kind.tz}, which packs do not keep; drop the zone"
+        )
+    return Column(name, _arrow_numbers(chunk, f"{source}: column {name!r}"), missing)
+
+
+def _arrow_numbers(chunk: Any, where: str) -> Array:
+    import pyarrow
+    from pyarrow import types
+
+    kind = chunk.type
+    if types.is_boolean(kind):
+        filled = chunk.fill_null(False) if chunk.null_count else chunk
+        return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=bool)
+    if types.is_date32(kind):
+        return _raw_integers(chunk, pyarrow.int32()).astype("M8[D]")
+    if types.is_date64(kind):
+        return _raw_integers(chunk, pyarrow.int64()).view("M8[ms]")
+    if types.is_timestamp(kind) or types.is_duration(kind):
+        letter = "M" if types.is_timestamp(kind) else "m"
+        return _raw_integers(chunk, pyarrow.int64()).view(f"{letter}8[{kind.unit}]")
+    if types.is_integer(kind) or types.is_floating(kind):
+        filled = chunk.fill_null(pyarrow.scalar(0).cast(kind)) if chunk.null_count else chunk
+        return np.array(filled.to_numpy(zero_copy_only=False))
+    raise DataError(f"{where} is of type {kind}; numbers, texts, dates and durations can be packed")
+
+
+def _raw_integers(chunk: Any, kind: Any) -> Array:
+    whole = chunk.view(kind)
+    return np.array((whole.fill_null(0) if whole.null_count else whole).to_numpy(zero_copy_only=False))
+
+
+# ------------------------------------------------------------------ NumPy files
+
+
+def _load(path: Path, kind: type, mode: Any = None) -> Any:
+    """What numpy finds in the file, which is not trusted: its parsers raise whatever their depths do."""
+    try:
+        loaded = np.load(path, allow_pickle=False, mmap_mode=mode)
+    except OSError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as {path.suffix}: {error}") from error
+    if not isinstance(loaded, kind):
+        raise DataError(f"{path}: holds {type(loaded).__name__}; its name should end in .npy for one array, else .npz")
+    return loaded
+
+
+def _read_npz(path: Path, label: str | Sequence[str] | None) -> tuple[Array, Array | None]:
+    if label is not None and not isinstance(label, str):
+        raise DataError(f"{path}: of a .npz one array holds the labels; an array (rows, k) holds k labels a row")
+    with _load(path, np.lib.npyio.NpzFile) as arrays:
+        name = label or ("y" if "y" in arrays.files else None)
+        for wanted in ("x", name):
+            if wanted is not None and wanted not in arrays.files:
+                raise DataError(f"{path}: no array {wanted!r}; it holds {', '.join(arrays.files) or 'nothing'}")
+        try:
+            return arrays["x"], None if name is None else arrays[name]
+        except Exception as error:  # as in _load: members are parsed only now
+            raise DataError(f"{path}: cannot be read as .npz: {error}") from error
+
+
+def _read_npy(path: Path, labels: Any) -> tuple[Array, Array | None]:
+    return _load(path, np.ndarray), None if labels is None else _load(Path(labels), np.ndarray)
+
+
+# ------------------------------------------------------------------ series and recordings
+
+
+def series(
+    runs: Sequence[npt.ArrayLike],
+    labels: npt.ArrayLike | None = None,
+    *,
+    window: int,
+    hop: int | None = None,
+    classes: Sequence[str] | int | None = None,
+    source: str = "series",
+) -> Table:
+    """Windows of long series; a pack stores what overlaps once.
+
+    `runs`: series of shape (samples,) or (samples, channels), numbers. `labels`: one a series, of any kind. Row i of
+    the table is a window (window, channels); windows start `hop` samples after each other (default: the window, so that
+    none overlap), and samples behind a series' last whole window are left out. Raises DataError when a series has no
+    whole window.
+    """
+    hop = window if hop is None else hop
+    if window < 1 or hop < 1:
+        raise DataError(f"{source}: windows of {window} samples every {hop}; both must be at least 1")
+    arrays = [_as_run(run, source) for run in runs]
+    if not arrays or len({(run.shape[1], run.dtype) for run in arrays}) != 1:
+        raise DataError(f"{source}: series must have the same type and number of channels, and there must be one")
+    given = None if labels is None else make_column("label", np.asarray(labels), source=source)
+    if given is not None and len(given) != len(arrays):
+        raise DataError(f"{source}: {len(arrays)} series but {len(given)} labels; one label a series is needed")
+    counts = [(len(run) - window) // hop + 1 for run in arrays]
+    if min(counts) < 1:
+        short = next(run for run, count in zip(arrays, counts, strict=True) if count < 1)
+        raise DataError(f"{source}: a series of {len(short)} samples has no window of {window}")
+    views = [np.lib.stride_tricks.sliding_window_view(run, window, axis=0)[::hop] for run in arrays]
+    values = np.concatenate([view.transpose(0, 2, 1) for view in views])
+    table = table_from_arrays(values, None, source=source)
+    if given is not None:
+        table = with_labels(table, [Column("label", np.repeat(given.values, counts))], classes=classes)
+    return Table(table.values, table.labels, table.classes, source, table.ordered, targets=table.targets,
+                 windows=Windows(window, hop, tuple(counts)))  # fmt: skip
+
+
+def _as_run(given: npt.ArrayLike, source: str) -> Array:
+    run = np.asarray(given)
+    if run.ndim not in (1, 2) or run.dtype.kind not in "biuf":
+        raise DataError(f"{source}: a series is numbers of shape (samples,) or (samples, channels), not {run.dtype} "
+                        f"{run.shape}")  # fmt: skip
+    return run.reshape(len(run), -1)
+
+
+def read_waves(
+    folder: str | os.PathLike[str], *, window: int | None, hop: int | None = None,
+    classes: Sequence[str] | int | None = None,
+) -> Table:  # fmt: skip
+    """Windows of the .wav files of a folder: FOLDER/CLASS/NAME.wav, or FOLDER/NAME.wav without classes.
+
+    PCM of 8, 16, 24 or 32 bits; all files of one format. `window` and `hop` in samples. Raises DataError.
+    """
+    folder = Path(folder)
+    paths = sorted((*folder.glob("*/*.wav"), *folder.glob("*.wav")))
+    if not paths:
+        raise DataError(f"{folder}: no .wav files in it or in its folders")
+    if window is None:
+        raise DataError(f"{folder}: say how many samples a window of the recordings has (window=, --window)")
+    read = [read_wave(path) for path in paths]
+    if len({(rate, run.shape[1], run.dtype) for run, rate in read}) != 1:
+        raise DataError(f"{folder}: recordings of different rates, channels or widths; make them one format")
+    kept = [(path, run) for path, (run, _) in zip(paths, read, strict=True) if len(run) >= window]
+    if not kept:
+        raise DataError(f"{folder}: no recording has a whole window of {window} samples")
+    names = [path.parent.name if path.parent != folder else "" for path, _ in kept]
+    labels = names if any(names) else None
+    runs = [run for _, run in kept]
+    return series(runs, labels, window=window, hop=hop, classes=classes, source=str(folder))
+
+
+def read_wave(path: Path) -> tuple[Array, int]:
+    """Samples (n, channels) of a .wav file, and its rate. Raises DataError."""
+    try:
+        with wave.open(str(path), "rb") as recording:
+            width, channels, rate = recording.getsampwidth(), recording.getnchannels(), recording.getframerate()
+            data = recording.readframes(recording.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        raise DataError(f"{path}: cannot be read as .wav: {error}") from error
+    data = data[: len(data) // (width * channels) * width * channels]
+    if width == 3:
+        padded = np.zeros((len(data) // 3, 4), dtype=np.uint8)
+        padded[:, 1:] = np.frombuffer(data, dtype=np.uint8).reshape(-1, 3)
+        samples = padded.view("<i4").reshape(-1) >> 8
+    else:
+        samples = np.frombuffer(data, dtype={1: "u1", 2: "<i2", 4: "<i4"}[width])
+    return samples.reshape(-1, channels), rate
