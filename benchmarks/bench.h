@@ -1,4 +1,5 @@
-/* What the measured programs share: a timer that counts instructions, and one line of JSON over the UART. */
+/* What the measured programs share: a timer that counts instructions, and one line of JSON over the UART. QEMU counts an
+ * instruction as 1 ns with -icount shift=0. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -6,11 +7,6 @@
 
 #include "td_internal.h"
 #include "td_port.h"
-
-#define CMSDK_TIMER 0x40000000u
-#define REG(offset) (*(volatile uint32_t *)(uintptr_t)(CMSDK_TIMER + (offset)))
-/* QEMU counts an instruction as 1 ns with -icount shift=0; the timer runs at 25 MHz. */
-#define INSTRUCTIONS_PER_TICK 40u
 
 extern const uint8_t bench_data[], bench_data_end[];
 
@@ -51,6 +47,24 @@ static inline void fail(const char *what)
     end_line();
 }
 
+#ifdef BENCH_SYSTICK
+/* The firmware's counter, at 32 MHz: 31.25 instructions a tick, and some more for its interrupt every 2^18. */
+#define QUARTERS_PER_TICK 125u
+
+static inline void start_timer(void)
+{
+}
+
+static inline uint32_t ticks_now(void)
+{
+    return (uint32_t)td_port_ticks();
+}
+#else
+/* A timer of the MPS2 at 25 MHz: 40 instructions a tick. */
+#define CMSDK_TIMER 0x40000000u
+#define REG(offset) (*(volatile uint32_t *)(uintptr_t)(CMSDK_TIMER + (offset)))
+#define QUARTERS_PER_TICK 160u
+
 static inline void start_timer(void)
 {
     REG(8) = 0xFFFFFFFFu; /* reload */
@@ -62,11 +76,12 @@ static inline uint32_t ticks_now(void)
 {
     return 0xFFFFFFFFu - REG(4);
 }
+#endif
 
 /* Of one of `repeats`. */
 static inline uint32_t instructions(uint32_t ticks, uint32_t repeats)
 {
-    return (uint32_t)((uint64_t)ticks * INSTRUCTIONS_PER_TICK / repeats);
+    return (uint32_t)((uint64_t)ticks * QUARTERS_PER_TICK / 4u / repeats);
 }
 
 #endif /* BENCH_H */

@@ -92,8 +92,9 @@ def render(found: dict[str, dict[str, Any]]) -> str:
             wanted = f"at most {item.most:,}" + ("" if row["instructions"] <= item.most else " (not reached)")
         if item.most_memory is not None:
             wanted += f"; {item.most_memory:,} bytes" + ("" if row["ram"] <= item.most_memory else " (not reached)")
+        peer = f"{item.peer} {item.peer_figure:,}" if item.peer else ""
         lines.append(
-            f"| {item.title} | {item.peer} {item.peer_figure:,} | {item.peer_memory} | {row['instructions']:,} | "
+            f"| {item.title} | {peer} | {item.peer_memory} | {row['instructions']:,} | "
             f"{row['ram']:,} | {row['code']:,} | {wanted} |"
         )
     return "\n".join(lines)
@@ -166,7 +167,7 @@ def stored(name: str, *, whole: bool = False) -> Callable[[], model.Model | None
 def measure(item: Item, compiled: model.Model) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tinydream-") as folder:
         elf = build_item(item, compiled, Path(folder))
-        code, row = code_size(elf), run(elf, item.name)
+        code, row = code_size(elf), run(elf, item.name, item.core)
     if row["check"] != on_host(item, compiled):
         raise SystemExit(f"{item.name}: the board computed something else than the host")
     row["ram"] = row["handed_over"] + row["statics"] + row["stack"]
@@ -226,11 +227,11 @@ LAYERS = [
 ]  # fmt: skip
 
 
-def layers_on(core: str, suffix: str, peers: tuple[int, ...]) -> list[Item]:
-    """The single layers with CMSIS-NN's figures for that core; its M4 figures are what was to be reached."""
+def layers_on(core: str, suffix: str, peers: tuple[int, ...] = (0, 0, 0, 0)) -> list[Item]:
+    """The single layers with CMSIS-NN's figures for that core, 0: none. Its M4 figures are what was to be reached."""
     return [
-        Item(name if core == "M4F" else f"{name}-{core.lower()}", title + suffix, make, RUN, "CMSIS-NN", peer, "",
-             peer if core == "M4F" else None, core)
+        Item(name if core == "M4F" else f"{name}-{core.lower()}", title + suffix, make, RUN, "CMSIS-NN" if peer else "",
+             peer, "", peer if core == "M4F" else None, core)
         for (name, title, make), peer in zip(LAYERS, peers, strict=True)
     ]  # fmt: skip
 
@@ -252,6 +253,9 @@ ITEMS = [
          "tflite-micro + CMSIS-NN", 582_962, "arena 2.6 KB", 560_000),
     *layers_on("M4F", " int8", (560_991, 5_493_152, 1_068_997, 160_108)),
     *layers_on("M3", ", Cortex-M3 code (plain C)", (664_920, 7_886_913, 1_591_674, 281_390)),
+    Item("kws-m55", "MLPerf Tiny kws int8, inference, Cortex-M55 (Helium)", stored("kws_ref_model.tflite"), CLASSIFY,
+         "", 0, "", None, core="M55"),
+    *layers_on("M55", ", Cortex-M55 (Helium)"),
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Programs of their own on an emulated Cortex-M: built with the core, start and port of the firmware, run by QEMU.
 
 QEMU runs with -icount shift=0, where an instruction takes 1 ns of the board's 25 MHz timer: counts are exact to 40
-instructions. A program prints one line of JSON.
+instructions (on a Cortex-M55 to 32, with an interrupt's every eight million). A program prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from typing import Any
 from tinydream import boards, build, resources
 
 BOARD = boards.board("an386")
-CORES = {"M0": boards.board("microbit").flags, "M3": ("-mcpu=cortex-m3", "-mthumb"), "M4F": BOARD.flags}
+HELIUM = boards.board("an547")
+CORES = {"M0": boards.board("microbit").flags, "M3": ("-mcpu=cortex-m3", "-mthumb"), "M4F": BOARD.flags,
+         "M55": HELIUM.flags}  # fmt: skip
 COMPILER = "arm-none-eabi-gcc"
 PATIENCE = 120.0  # seconds for one program
+
+
+def machine(core: str) -> boards.Board:
+    """The board whose machine runs code for `core`."""
+    return HELIUM if core == "M55" else BOARD
 
 
 def build_program(
@@ -28,8 +35,8 @@ def build_program(
 ) -> Path:
     """The program that `source` and the core make for `core` (of CORES); it finds `content` in bench_data."""
     board = dataclasses.replace(
-        BOARD,
-        firmware=boards.Firmware(size=0x40_0000),
+        machine(core),
+        firmware=boards.Firmware(size=machine(core).flash.size),
         reserve=boards.Reserve(statics=16384, stack=4096),
         flags=CORES[core],
     )
@@ -41,6 +48,8 @@ def build_program(
         "bench_data_end:\n",
         encoding="utf-8",
     )
+    if core == "M55":
+        defines = {**defines, "BENCH_SYSTICK": 1}
     firmware = resources.directory("firmware")
     sources = [firmware / "startup_cortex_m.c", firmware / board.driver, source, work / "data.S"]
     return link(
@@ -72,13 +81,15 @@ def code_size(elf: Path) -> int:
     return sum(sections.get(name, 0) for name in (".text", ".rodata", ".data"))
 
 
-def run(elf: Path, name: str) -> dict[str, Any]:
-    """What the program says. Stops the benchmark `name` when that is an error, or nothing."""
+def run(elf: Path, name: str, core: str = "M4F") -> dict[str, Any]:
+    """What the program for `core` says. Stops the benchmark `name` when that is an error, or nothing."""
     qemu = shutil.which("qemu-system-arm")
     if qemu is None:
         raise SystemExit("qemu-system-arm is not on PATH. On Debian or Ubuntu: sudo apt install qemu-system-arm")
-    command = [qemu, "-M", "mps2-an386", "-icount", "shift=0", "-nodefaults", "-display", "none", "-monitor", "none",
-               "-serial", "stdio", "-kernel", str(elf)]  # fmt: skip
+    emulation = machine(core).emulator
+    assert emulation is not None
+    command = [qemu, "-M", str(emulation.machine), "-icount", "shift=0", "-nodefaults", "-display", "none", "-monitor",
+               "none", "-serial", "stdio", "-kernel", str(elf)]  # fmt: skip
     with subprocess.Popen(
         ["timeout", str(PATIENCE), *command],
         stdin=subprocess.DEVNULL,

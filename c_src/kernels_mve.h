@@ -201,16 +201,17 @@ static void eight_outputs(const td_eight *of, const int8_t *x, const int32_t *of
 /* The taps of eight channels one behind the other, zero points for those in the padding. */
 static void patch_eight(const td_op *op, const td_tensor *in, int32_t c, const td_span *y, const td_span *x, int8_t *to)
 {
-    for (int32_t ty = 0; ty < op->y.taps; ty++) {
-        for (int32_t tx = 0; tx < op->x.taps; tx++, to += 8) {
-            bool inside = ty >= y->first && ty < y->end && tx >= x->first && tx < x->end;
-            int16x8_t values = vdupq_n_s16((int16_t)op->input_zero_point);
-            if (inside) {
-                int32_t row = y->start + ty * op->y.dilation, column = x->start + tx * op->x.dilation;
-                values = vldrbq_s16(in->data + (row * in->w + column) * in->c + c);
-            }
-            vstrbq_s16(to, values);
-        }
+    int16x8_t outside = vdupq_n_s16((int16_t)op->input_zero_point);
+    for (int32_t t = 0; t < op->y.taps * op->x.taps; t++) vstrbq_s16(to + 8 * t, outside);
+    if (empty(y, x)) return;
+    int32_t step = op->x.dilation * in->c, row_step = op->y.dilation * in->w * in->c;
+    int32_t top = y->start + y->first * op->y.dilation, left = x->start + x->first * op->x.dilation;
+    const int8_t *row = in->data + (top * in->w + left) * in->c + c;
+    to += 8 * (y->first * op->x.taps + x->first);
+    for (int32_t rows = y->end - y->first; rows > 0; rows--, row += row_step, to += 8 * op->x.taps) {
+        const int8_t *from = row;
+        int8_t *tap = to;
+        for (int32_t n = x->end - x->first; n > 0; n--, from += step, tap += 8) vstrbq_s16(tap, vldrbq_s16(from));
     }
 }
 
