@@ -10,9 +10,11 @@
 #define DELTA_TOP 15        /* bits of a gradient at a layer's output */
 #define HALF 0x8000         /* what is added to each stored weight */
 #define WEIGHT_MOST (INT32_MAX - HALF)
+#define BIAS_MOST (INT32_MAX / 2)
+#define BIAS_STEP_MOST (INT32_MAX / 4)
 #define STEP_MOST ((int32_t)1 << 18) /* times an activation: an eighth of a weight's range */
 #define MAX_EXPONENT 90     /* of weights, which are then finite in f32; further growth saturates */
-#define MIN_EXPONENT (-40)
+#define MIN_EXPONENT (-100)  /* of a layer of zeros */
 
 typedef struct scale {
     int16_t weight;             /* exponents */
@@ -28,6 +30,10 @@ struct td_fixed {
     int16_t *delta;             /* the widest output */
     int16_t *inputs;            /* of each layer, one behind the other */
 };
+
+/* Bytes of td_fixed where pointers are widest: host and board plan the same. */
+#define FIXED_SIZE 40u
+typedef char fixed_fits[sizeof(td_fixed) <= FIXED_SIZE ? 1 : -1];
 
 static uint32_t larger(uint32_t a, uint32_t b)
 {
@@ -55,7 +61,7 @@ static sizes count(const td_model *model)
 uint32_t td_fixed_size(const td_model *model)
 {
     sizes n = count(model);
-    uint32_t bytes = (uint32_t)sizeof(td_fixed) + model->n_tail * (uint32_t)sizeof(scale);
+    uint32_t bytes = FIXED_SIZE + model->n_tail * (uint32_t)sizeof(scale);
     bytes += 4u * (3u * n.outputs + n.rows + n.widest) + 2u * (n.widest + n.inputs);
     return (bytes + 7u) & ~(uint32_t)7u;
 }
@@ -195,10 +201,15 @@ static int32_t saturated(int64_t value)
     return value > INT32_MAX ? INT32_MAX : value < -INT32_MAX ? -INT32_MAX : (int32_t)value;
 }
 
-/* The layer's outputs to sums; returns their exponent. */
+/* The layer's outputs to sums; returns their exponent, which has room for the biases. */
 static int32_t forward_layer(const td_dense *layer, const scale *s, const int32_t *w, const int16_t *x, int32_t *sums)
 {
     int32_t drop = log2_chunks(layer->n_in), exponent = s->weight + 16 + s->input + drop;
+    if (exponent <= s->bias) {
+        drop += s->bias + 1 - exponent;
+        exponent = s->bias + 1;
+    }
+    if (drop > 31) drop = 31;
     const int32_t *bias = w + (size_t)layer->n_out * layer->n_in;
     for (uint32_t row = 0; row < layer->n_out; row++, w += layer->n_in) {
         int32_t add = shifted_within(bias[row], s->bias - exponent, INT32_MAX);
@@ -235,9 +246,10 @@ static int32_t backward_sums(const td_dense *layer, const scale *s, const int32_
 {
     int32_t right = DELTA_TOP - TOP;
     while ((uint32_t)layer->n_out > CHUNK << (right - (DELTA_TOP - TOP))) right++;
+    int32_t most = (((int32_t)1 << DELTA_TOP) - 1) >> right;
     memset(sums, 0, layer->n_in * sizeof *sums);
     for (uint32_t row = 0; row < layer->n_out; row++, w += layer->n_in) {
-        int32_t d = delta[row] / ((int32_t)1 << right);
+        int32_t d = shifted_within(delta[row], -right, most);
         if (d == 0) continue;
         for (uint32_t i = 0; i < layer->n_in; i++) sums[i] += (w[i] >> 16) * d;
     }
@@ -308,15 +320,24 @@ static void step_weights(const td_dense *layer, scale *s, int32_t *w, const int1
     }
 }
 
+static void halve_biases(scale *s, int32_t *bias, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) bias[i] >>= 1;
+    s->bias++;
+}
+
 static void step_bias(scale *s, int32_t *bias, const int16_t *delta, uint32_t n, int32_t rate, int32_t exponent)
 {
     for (uint32_t row = 0; row < n; row++) {
-        int64_t moved = (int64_t)bias[row] - shifted_within(rate * delta[row], exponent - s->bias, INT32_MAX);
-        for (; (moved > INT32_MAX || moved < -INT32_MAX) && s->bias < MAX_EXPONENT; s->bias++) {
-            for (uint32_t i = 0; i < n; i++) bias[i] >>= 1;
-            moved >>= 1;
+        int32_t moved, step = rate * delta[row];
+        for (;;) {
+            moved = shifted_within(step, exponent - s->bias, BIAS_STEP_MOST);
+            bool is_whole = magnitude(moved) < BIAS_STEP_MOST;
+            moved = bias[row] - moved;
+            if ((is_whole && magnitude(moved) <= BIAS_MOST) || s->bias >= MAX_EXPONENT) break;
+            halve_biases(s, bias, n);
         }
-        bias[row] = saturated(moved);
+        bias[row] = shifted_within(moved, 0, BIAS_MOST);
     }
 }
 
@@ -390,9 +411,7 @@ void td_fixed_set(td_trainer *trainer, uint32_t index, float value)
         for (uint32_t row = 0; row < layer->n_out; row++) bounds[row] = WEIGHT_MOST;
     }
     if (at.is_bias) {
-        for (; s->bias < wanted; s->bias++) {
-            for (uint32_t i = n_weights; i < n_weights + layer->n_out; i++) w[i] >>= 1;
-        }
+        while (s->bias < wanted) halve_biases(s, w + n_weights, layer->n_out);
         w[at.index] = from_float(value, s->bias, (int32_t)1 << 29);
         return;
     }
@@ -420,7 +439,7 @@ void td_fixed_init(td_trainer *trainer, void *memory)
     sizes n = count(trainer->model);
     td_fixed *fixed = (td_fixed *)memory;
     trainer->options->fixed = fixed;
-    fixed->scales = (scale *)(void *)(fixed + 1);
+    fixed->scales = (scale *)(void *)((uint8_t *)memory + FIXED_SIZE);
     trainer->activations = (float *)(void *)(fixed->scales + trainer->model->n_tail);
     trainer->deltas = trainer->activations + n.outputs;
     fixed->bounds = (uint32_t *)(void *)(trainer->deltas + 2u * n.outputs); /* the outputs once more behind a ReLU */

@@ -73,6 +73,8 @@ uint32_t td_crc32(uint32_t crc, const uint8_t *bytes, size_t size);
  * td_logf: normal x > 0, error below 2e-7 of the larger of 1 and the result. Both hand NaN on. */
 float td_expf(float x);
 float td_logf(float x);
+/* Square root of x >= 0, rounded to nearest: the same bits everywhere. */
+float td_sqrtf(float x);
 
 /* A 32-bit xorshift generator; state must not be 0. Returns the next state. */
 uint32_t td_random(uint32_t state);
@@ -578,25 +580,29 @@ typedef struct td_sampler_config {
     uint32_t mode;              /* enum td_mode, for the training set; the replay set always gives its samples */
     uint32_t seed;
     float replay;               /* weight of the replay set as a whole against the training set's 1 */
+    float held_back;            /* share of the training set that no epoch shows: 0 (none) to below 1 */
 } td_sampler_config;
 
 typedef struct td_sampler {
     td_pack *train;
     td_pack *replay;            /* NULL: none */
     td_sampler_config config;
-    uint32_t n_train;
+    uint32_t n_train;           /* rows or samples that an epoch shows */
+    uint32_t n_held;            /* and that are held back */
     uint32_t n_replay;
     float train_scale;          /* stored weight -> step weight; step weights average 1 */
     float replay_scale;
 } td_sampler;
 
-/* TD_E_RANGE when the two packs differ in n_features, scale or zero point. */
+/* TD_E_RANGE when the two packs differ in n_features, scale or zero point, or all would be held back. */
 int td_sampler_init(td_sampler *sampler, td_pack *train, td_pack *replay, const td_sampler_config *config);
 /* Steps an epoch. */
 uint32_t td_sampler_size(const td_sampler *sampler);
 /* Step i of an epoch, in an order that seed and epoch fix. row, x: n_features entries each. */
 int td_sampler_get(td_sampler *sampler, uint32_t epoch, uint32_t i, int32_t *row, float *x,
                    uint32_t *label, float *weight);
+/* What is held back, i below sampler->n_held: rows in mode full, else samples; fixed by the seed. */
+int td_sampler_held(td_sampler *sampler, uint32_t i, int32_t *row, float *x, uint32_t *label, float *weight);
 
 /* ------------------------------------------------------------------- train
  * Fine-tunes the tail. train.c is the run of one step; layers are in dense.c (f32) and fixed.c (integers), losses in

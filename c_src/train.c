@@ -3,6 +3,10 @@
 
 static const td_train_config defaults = {0};
 
+/* Bytes of td_trainer_options where pointers are widest: host and board plan the same. */
+#define OPTIONS_SIZE 88u
+typedef char options_fit[sizeof(td_trainer_options) <= OPTIONS_SIZE ? 1 : -1];
+
 static uint32_t widest(const td_model *model)
 {
     uint32_t width = 0;
@@ -51,11 +55,6 @@ static bool needs_options(const td_train_config *config)
            config->loss != TD_LOSS_CROSS_ENTROPY || config->precision != TD_PRECISION_F32 || config->keep_best;
 }
 
-static uint32_t options_size(void)
-{
-    return ((uint32_t)sizeof(td_trainer_options) + 7u) & ~(uint32_t)7u;
-}
-
 static uint32_t count_moments(const td_train_config *config)
 {
     return config->optimizer == TD_OPTIMIZER_ADAM ? 2u : config->optimizer == TD_OPTIMIZER_MOMENTUM ? 1u : 0u;
@@ -66,13 +65,16 @@ uint32_t td_trainer_size(const td_model *model, const td_train_config *config, t
     if (!config || !TD_TRAIN_OPTIONS) config = &defaults;
     uint32_t n = count_parameters(model) * (uint32_t)sizeof(float), floats = 0;
     td_trainer_parts found;
+    memset(&found, 0, sizeof found);
+    if (parts) *parts = found;
+    if (model->n_tail == 0) return 0;
     found.parameters = n;
     found.gradient = needs_gradient(config) ? n : 0;
     found.state = count_moments(config) * n;
     found.best = config->keep_best ? n : 0;
-    found.activations = needs_options(config) ? options_size() : 0;
+    found.activations = needs_options(config) ? OPTIONS_SIZE : 0;
     if (config->precision == TD_PRECISION_FIXED) found.activations += td_fixed_size(model);
-    else if (model->n_tail) floats += count_activations(model) + 2u * widest(model) + count_kept(model);
+    else floats += count_activations(model) + 2u * widest(model) + count_kept(model);
     found.activations += floats * (uint32_t)sizeof(float);
     if (parts) *parts = found;
     return found.parameters + found.gradient + found.state + found.best + found.activations;
@@ -151,7 +153,7 @@ int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_c
     trainer->learning_rate = config->learning_rate == 0.0f ? 0.05f : config->learning_rate;
     trainer->n_parameters = count_parameters(model);
     bool is_optional = TD_TRAIN_OPTIONS && needs_options(config), is_fixed = config->precision == TD_PRECISION_FIXED;
-    uint8_t *fixed = (uint8_t *)memory + (is_optional ? options_size() : 0);
+    uint8_t *fixed = (uint8_t *)memory + (is_optional ? OPTIONS_SIZE : 0);
     trainer->parameters = (float *)(void *)(fixed + (is_fixed ? td_fixed_size(model) : 0));
     float *next = trainer->parameters + trainer->n_parameters;
     if (is_optional) next = place_options(trainer, config, memory, next);

@@ -37,8 +37,6 @@ void td_loss_delta(uint8_t loss, const float *y, uint32_t n, const td_target *ta
 void td_optimise(td_trainer *trainer);
 /* What keeps a gradient with this squared length within clip. */
 float td_clip_factor(float squares, float clip);
-/* Square root of x >= 0, rounded to nearest: the same bits everywhere. */
-float td_sqrtf(float x);
 
 /* fixed.c: the tail in integers. */
 uint32_t td_fixed_size(const td_model *model);

@@ -162,16 +162,16 @@ static int carve(td_commands *c, const td_train_config *config)
         if (parts[i] > left || aligned(parts[i]) > left) return TD_E_MEMORY;
         left -= aligned(parts[i]);
     }
+    uint8_t *trainer = memory->arena + aligned(parts[0]);
+    int status = TD_OK; /* settings that are refused leave the trainer before, and where things are */
+    if (c->model.n_tail == 0) memset(&c->trainer, 0, sizeof c->trainer);
+    else status = td_trainer_init(&c->trainer, &c->model, config, trainer, parts[1]);
+    if (status != TD_OK) return status;
     c->trainer_size = parts[1];
     c->tensors = memory->arena;
-    uint8_t *trainer = c->tensors + aligned(parts[0]);
     c->x = (float *)(void *)(trainer + aligned(parts[1]));
     c->row = (int32_t *)(void *)((uint8_t *)c->x + aligned(parts[2]));
-    if (c->model.n_tail == 0) {
-        memset(&c->trainer, 0, sizeof c->trainer);
-        return TD_OK;
-    }
-    return td_trainer_init(&c->trainer, &c->model, config, trainer, parts[1]);
+    return TD_OK;
 }
 
 static int load_model(td_commands *c)
@@ -215,7 +215,9 @@ static int train_sample(td_commands *c)
     td_training *t = &c->training;
     uint32_t label;
     float weight, loss;
-    int status = td_sampler_get(&t->sampler, t->epoch, t->done, c->row, c->x, &label, &weight);
+    int status = t->state == TD_TRAIN_CHECK
+                     ? td_sampler_held(&t->sampler, t->done, c->row, c->x, &label, &weight)
+                     : td_sampler_get(&t->sampler, t->epoch, t->done, c->row, c->x, &label, &weight);
     if (status != TD_OK) return status;
     int predicted = t->state == TD_TRAIN_EPOCH ? td_trainer_step(&c->trainer, c->x, label, weight, &loss)
                                                : td_trainer_predict(&c->trainer, c->x, label, &loss);
@@ -239,7 +241,7 @@ static void end_of_pass(td_commands *c)
         fail_training(c, TD_E_RANGE);
         return;
     }
-    if (t->state == TD_TRAIN_EPOCH) {
+    if (t->state != TD_TRAIN_RANGE) {
         t->state = TD_TRAIN_READY;
         return;
     }
@@ -256,7 +258,7 @@ static void end_of_pass(td_commands *c)
 bool td_commands_work(td_commands *c)
 {
     td_training *t = &c->training;
-    if (t->state != TD_TRAIN_EPOCH && t->state != TD_TRAIN_RANGE) return false;
+    if (t->state != TD_TRAIN_EPOCH && t->state != TD_TRAIN_RANGE && t->state != TD_TRAIN_CHECK) return false;
     if (t->done == t->total) {
         end_of_pass(c);
         return true;
@@ -277,7 +279,7 @@ static void start_pass(td_training *t, uint8_t state, uint32_t epoch)
     t->state = state;
     t->epoch = epoch;
     t->done = 0;
-    t->total = td_sampler_size(&t->sampler);
+    t->total = state == TD_TRAIN_CHECK ? t->sampler.n_held : td_sampler_size(&t->sampler);
     t->n_correct = 0;
     t->loss_sum = 0.0f;
     t->ticks = 0;
@@ -518,14 +520,37 @@ static int open_packs(td_commands *c, const td_sampler_config *config)
     return status == TD_OK ? td_sampler_init(&t->sampler, &t->train, replay, config) : status;
 }
 
+static bool read_floats(zcbor_state_t *in, float *const *values, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (!zcbor_float16_32_decode(in, values[i])) return false;
+    }
+    return true;
+}
+
+/* Numbers of an enum, which the trainer checks. */
+static bool read_bytes(zcbor_state_t *in, uint8_t *const *values, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t value;
+        if (!zcbor_uint32_decode(in, &value) || value > 255u) return false;
+        *values[i] = (uint8_t)value;
+    }
+    return true;
+}
+
 static int train_begin(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
 {
     td_train_config config = {0};
     td_sampler_config sampler = {0};
+    float *const rates[] = {&config.learning_rate, &config.l2, &sampler.replay};
+    float *const floats[] = {&config.momentum,  &config.beta_2,     &config.epsilon,
+                             &config.clip_norm, &config.clip_value, &sampler.held_back};
+    uint8_t *const bytes[] = {&config.loss, &config.optimizer, &config.precision, &config.keep_best};
     bool fresh;
-    if (!zcbor_float16_32_decode(in, &config.learning_rate) || !zcbor_float16_32_decode(in, &config.l2) ||
-        !zcbor_float16_32_decode(in, &sampler.replay) || !zcbor_uint32_decode(in, &sampler.seed) ||
-        !zcbor_uint32_decode(in, &sampler.mode) || !zcbor_bool_decode(in, &fresh) || no_arguments(in) != TD_OK) {
+    if (!read_floats(in, rates, 3) || !zcbor_uint32_decode(in, &sampler.seed) ||
+        !zcbor_uint32_decode(in, &sampler.mode) || !zcbor_bool_decode(in, &fresh) || !read_bytes(in, bytes, 4) ||
+        !zcbor_uint32_decode(in, &config.batch) || !read_floats(in, floats, 6) || no_arguments(in) != TD_OK) {
         return TD_E_FORMAT;
     }
     c->failed_object = TD_OBJECT_MODEL;
@@ -541,6 +566,7 @@ static int train_begin(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     c->training.state = TD_TRAIN_READY;
     c->training.error = TD_OK;
     zcbor_uint32_put(out, td_sampler_size(&c->training.sampler));
+    zcbor_uint32_put(out, c->training.sampler.n_held);
     return TD_OK;
 }
 
@@ -583,6 +609,24 @@ static int train_finish(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     td_trainer_reset_range(&c->trainer);
     start_pass(&c->training, TD_TRAIN_RANGE, c->training.epoch);
     return TD_OK;
+}
+
+static int train_check(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
+{
+    (void)out;
+    if (no_arguments(in) != TD_OK) return TD_E_FORMAT;
+    if (c->training.state != TD_TRAIN_READY || c->training.sampler.n_held == 0) return TD_E_STATE;
+    start_pass(&c->training, TD_TRAIN_CHECK, c->training.epoch);
+    return TD_OK;
+}
+
+static int train_keep(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
+{
+    bool restore;
+    (void)out;
+    if (!zcbor_bool_decode(in, &restore) || no_arguments(in) != TD_OK) return TD_E_FORMAT;
+    if (c->training.state != TD_TRAIN_READY) return TD_E_STATE;
+    return restore ? td_trainer_restore(&c->trainer) : td_trainer_keep(&c->trainer);
 }
 
 static int reset_weights(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
@@ -641,6 +685,8 @@ static const request_handler handlers[TD_N_COMMANDS] = {
     [TD_CMD_RESET_WEIGHTS] = reset_weights,
     [TD_CMD_STATS] = stats,
     [TD_CMD_RESET] = reset,
+    [TD_CMD_TRAIN_CHECK] = train_check,
+    [TD_CMD_TRAIN_KEEP] = train_keep,
 };
 
 static int run_command(td_commands *c, const uint8_t *request, uint32_t size, zcbor_state_t *out)

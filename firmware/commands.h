@@ -6,7 +6,7 @@
 #include "td_port.h"
 
 enum td_command_limits {
-    TD_COMMAND_VERSION = 1,
+    TD_COMMAND_VERSION = 2,
     TD_CHUNK = 240              /* largest piece of data in one request or reply, bytes */
 };
 
@@ -25,7 +25,9 @@ enum td_command {
     TD_CMD_RESET_WEIGHTS = 11,
     TD_CMD_STATS = 12,
     TD_CMD_RESET = 13,
-    TD_N_COMMANDS = 14
+    TD_CMD_TRAIN_CHECK = 14,
+    TD_CMD_TRAIN_KEEP = 15,
+    TD_N_COMMANDS = 16
 };
 
 /* What can be read back besides the objects of the store. */
@@ -37,7 +39,8 @@ enum td_train_state {
     TD_TRAIN_EPOCH = 2,         /* an epoch runs */
     TD_TRAIN_RANGE = 3,         /* train_finish measures the range of the logits */
     TD_TRAIN_SAVED = 4,         /* the weights are in their slot */
-    TD_TRAIN_FAILED = 5         /* `error` says why */
+    TD_TRAIN_FAILED = 5,        /* `error` says why */
+    TD_TRAIN_CHECK = 6          /* what is held back is predicted */
 };
 
 /* Facts of the board that hello and stats report. */
@@ -89,7 +92,7 @@ int td_commands_init(td_commands *commands, const td_board *board, const td_flas
 uint32_t td_commands_answer(td_commands *commands, const uint8_t *request, uint32_t size, uint8_t *reply,
                             uint32_t capacity);
 
-/* One training sample, when training runs; false: there is nothing to do. */
+/* One sample of a pass, when training runs; false: there is nothing to do. */
 bool td_commands_work(td_commands *commands);
 
 #endif /* COMMANDS_H */

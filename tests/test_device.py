@@ -383,7 +383,7 @@ def test_another_board_than_expected(emulator: Emulator) -> None:
         connect(emulator.url, board=other)
 
 
-@pytest.mark.parametrize("change", ["TD_COMMAND_VERSION = 1", "zcbor_uint32_put(out, TD_VERSION)"])
+@pytest.mark.parametrize("change", ["TD_COMMAND_VERSION = 2", "zcbor_uint32_put(out, TD_VERSION)"])
 def test_a_firmware_of_another_version(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, new = (
         ("commands.h", "TD_COMMAND_VERSION = 7") if "=" in change else ("commands.c", "zcbor_uint32_put(out, 9)")

@@ -374,12 +374,12 @@ def test_nan_and_infinity_reach_the_loss(spoiled: float, place: int) -> None:
 # ------------------------------------------------------------------ the Python Trainer
 
 
-def embedded(tail: Tail, seed: int = 0, n: int = 120, **options: Any) -> Pack:
+def embedded(tail: Tail, seed: int = 0, n: int = 120, spread: int = 15, **options: Any) -> Pack:
     """Three clusters of int8 rows, with the scale and zero point of the tail's embedding."""
     random = np.random.default_rng(seed)
     labels = np.arange(n) % 3
-    values = random.integers(-90, 90, (3, tail.embedding_size))[labels] + random.integers(
-        -15, 16, (n, tail.embedding_size)
+    values = random.integers(-90, 90, (3, tail.embedding_size))[labels] // (spread // 15) + random.integers(
+        -spread, spread + 1, (n, tail.embedding_size)
     )
     through = SimpleNamespace(embed=lambda inputs, progress: inputs, n_classes=3, input_size=tail.embedding_size,
                               input_dtype=np.dtype(np.int8), input_shape=(tail.embedding_size,),

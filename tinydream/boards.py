@@ -98,6 +98,7 @@ class Cost:
 
     mac: float  # of a multiply-add of the frozen part
     parameter: float  # of a trained parameter in a training step, sampling included
+    fixed: float | None = None  # the same with precision "fixed"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,12 @@ class Board:
     flashing: Flashing | None = None
     cost: Cost | None = None
     port: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_fpu(self) -> bool:
+        """Whether its core computes with f32 in hardware, as the compiler's flags have it."""
+        hard = ("-mfloat-abi=hard", "-mabi=ilp32f", "-mabi=ilp32d")
+        return self.arch == "posix" or any(flag in hard for flag in self.flags)
 
     @property
     def arena_planned(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import __version__
 from .cli_packs import add_pack_commands, read_source, source_arguments
+from .cli_training import add_settings, add_training, training_config
 from .console import answer as _answer
 from .console import console as _console
 from .errors import TinyDreamError, UsageError
@@ -59,11 +60,13 @@ def _plan(options: argparse.Namespace) -> None:
         board(options.board),
         train=open_pack(options.data) if options.data else None,
         replay=open_pack(options.replay) if options.replay else None,
+        config=training_config(options),
     )
     arena = planned.model.arena
     facts = {
         "board": options.board,
-        "ram": [asdict(share) for share in planned.ram], "ram_used": planned.ram_used, "ram_total": planned.ram_budget,
+        "ram": [asdict(share) for share in planned.ram], "trainer": [asdict(share) for share in planned.trainer],
+        "precision": planned.config.precision, "ram_used": planned.ram_used, "ram_total": planned.ram_budget,
         "flash": [asdict(share) for share in planned.flash], "flash_used": planned.flash_used,
         "flash_total": planned.flash_budget, "steps": planned.steps,
         "inference_instructions": planned.inference_instructions, "step_instructions": planned.step_instructions,
@@ -79,7 +82,7 @@ def _survey(options: argparse.Namespace) -> None:
     found = survey(
         Path(options.model), options.cut,
         train=open_pack(options.data) if options.data else None,
-        replay=open_pack(options.replay) if options.replay else None,
+        replay=open_pack(options.replay) if options.replay else None, config=training_config(options),
     )  # fmt: skip
     _answer(options, {"boards": [candidate.facts() for candidate in found]}, [
         *table(found), "", "layers: dense layers, from the last on, that RAM has room to train",
@@ -155,12 +158,8 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .train import TrainConfig
 
-    config = TrainConfig(
-        epochs=options.epochs, mode=options.mode, learning_rate=options.rate, final_rate=options.rate / 20,
-        l2=options.l2, replay=options.replay_weight, seed=options.seed,
-    )  # fmt: skip
+    config = training_config(options)
     console = _console(options)
     with _connect(options) as device:
         if device.info("replay") is not None and config.replay:
@@ -168,7 +167,11 @@ def _train(options: argparse.Namespace) -> None:
         epochs = []
         for epoch in device.train(config, fresh=not options.go_on):
             epochs.append(asdict(epoch))
-            console.note(f"epoch {epoch.number:>3}: loss {epoch.loss:.4f}, accuracy {100 * epoch.accuracy:.1f} %")
+            held = "" if epoch.held_loss is None or epoch.held_accuracy is None else (
+                f"; held back: loss {epoch.held_loss:.4f}, accuracy {100 * epoch.held_accuracy:.1f} %"
+            )  # fmt: skip
+            accuracy = f"accuracy {100 * epoch.accuracy:.1f} %"
+            console.note(f"epoch {epoch.number:>3}: loss {epoch.loss:.4f}, {accuracy}{held}")
     _answer(options, {"epochs": epochs}, ["trained; the weights are in the board's flash"])
 
 
@@ -243,12 +246,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from . import demo
-    from .train import TrainConfig
 
     console = _console(options)
     chosen = demo.DemoOptions(
         wearer=options.wearer, board=options.board, per_class=options.per_class, replay=options.replay,
-        train=TrainConfig(epochs=options.epochs, mode=options.mode, seed=options.seed), port=options.port,
+        train=training_config(options), port=options.port,
     )  # fmt: skip
     try:
         result = demo.run(chosen, Path(options.output), console)
@@ -336,14 +338,8 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--cut", help="tensor (name or #index) where the frozen part ends, or number of dense layers "
                                         "to train; default: the last dense layer trains")  # fmt: skip
 
-    def training(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--epochs", type=int, default=40)
-        made.add_argument("--mode", choices=("bases", "full", "stratified"), default="bases",
-                          help="condensed samples, all rows, or a row drawn anew from each sample")  # fmt: skip
-        made.add_argument("--seed", type=int, default=0)
-
     made = command("demo", _demo, "Personalise an activity recogniser for a new wearer, end to end.")
-    training(made)
+    add_training(made)
     made.add_argument("--wearer", type=int, default=2, help="1 to 10 (default 2)")
     made.add_argument("--board", default=DEFAULT_BOARD)
     made.add_argument("--port", help="a board that runs TinyDream's firmware already; default: an emulated one")
@@ -359,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--data", help="the training set, a .tdz")
     made.add_argument("--replay", help="the replay set, a .tdz")
     made.add_argument("--board", help="more on this one; default: which of all boards can run it")
+    add_settings(made)
 
     made = command("run", _run, "Run a whole model on the samples of a .npy file, with the kernels of the boards.")
     made.add_argument("model", help="the .tflite")
@@ -391,9 +388,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--replay", help="the replay set, a .tdz")
     link(made)
     made = command("train", _train, "Fine-tune on the board.")
-    training(made)
-    made.add_argument("--rate", type=float, default=0.03, help="learning rate of the first epoch; falls to 1/20")
-    made.add_argument("--l2", type=float, default=0.0, help="pull towards the weights before training")
+    add_training(made)
     made.add_argument("--replay-weight", type=float, default=1.0, help="of the replay set against the training set")
     made.add_argument("--go-on", action="store_true", help="start from the weights saved last, not the model's own")
     link(made)

@@ -6,7 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import TracebackType
 from typing import Any
@@ -18,11 +18,11 @@ import numpy.typing as npt
 from . import boards, link
 from ._native import lib, status_name
 from .errors import BoardError, BudgetError, DataError, UsageError
-from .train import MODES, Epoch, TrainConfig, rates
+from .train import MODES, EarlyStop, Epoch, TrainConfig, check_held, for_board, native_config, rates
 
 __all__ = ["COMMAND_VERSION", "Device", "Hello", "Inference", "ObjectInfo", "Pushed", "Stats", "Weights", "connect"]
 
-COMMAND_VERSION = 1
+COMMAND_VERSION = 2
 OBJECTS = ("model", "train", "replay", "slot_a", "slot_b")  # in the order of enum td_object
 PUSHABLE = OBJECTS[:3]
 POLL_SECONDS = 0.02
@@ -57,6 +57,8 @@ class _Command(IntEnum):
     RESET_WEIGHTS = 11
     STATS = 12
     RESET = 13
+    TRAIN_CHECK = 14
+    TRAIN_KEEP = 15
 
 
 class _State(IntEnum):
@@ -66,6 +68,7 @@ class _State(IntEnum):
     RANGE = 3
     SAVED = 4
     FAILED = 5
+    CHECK = 6
 
 
 @dataclass(frozen=True)
@@ -327,24 +330,30 @@ class Device:
         leaves it earlier has trained, but not saved. fresh: start from the model's weights; False: from those saved
         last. progress(done, total) counts the steps of an epoch.
         """
-        config = config or TrainConfig()
-        replay = config.replay if self.info("replay") is not None else 0.0
-        self._ask(
-            _Command.TRAIN_BEGIN,
-            _f32(config.learning_rate),
-            _f32(config.l2),
-            _f32(replay),
-            config.seed,
-            MODES.index(config.mode),
-            fresh,
-        )
+        config = self.resolve(config or TrainConfig())
+        n_held, stop = self._begin_training(config, fresh), EarlyStop(config)
+        check_held(config, n_held)
         for number, rate in enumerate(rates(config)):
             self._ask(_Command.TRAIN_EPOCH, number, _f32(float(rate)))
-            status = self._await(_State.READY, progress)
-            loss, accuracy = status.loss_sum / status.total, status.n_correct / status.total
-            yield Epoch(number + 1, loss, accuracy, status.total, self.instructions(status.ticks))
+            epoch = self._epoch(number, self._await(_State.READY, progress))
+            if n_held:
+                self._ask(_Command.TRAIN_CHECK)
+                held = self._epoch(number, self._await(_State.READY, None))
+                epoch = replace(epoch, held_loss=held.loss, held_accuracy=held.accuracy)
+            if config.patience and stop.is_best(epoch):
+                self._ask(_Command.TRAIN_KEEP, False)
+            yield epoch
+            if config.patience and stop.is_over:
+                break
+        if config.patience:
+            self._ask(_Command.TRAIN_KEEP, True)
         self._ask(_Command.TRAIN_FINISH)
         self._await(_State.SAVED, None)
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        """`config` with its precision decided for this board; a board that nobody described here has an FPU."""
+        name = self._known().board_id
+        return for_board(config, name not in boards.boards() or boards.board(name).has_fpu)
 
     def weights(self) -> Weights:
         """The tail as the board has it in RAM: the model's own, or those saved or trained last."""
@@ -380,6 +389,22 @@ class Device:
         return round(ticks * (board.emulator.instructions_per_tick or 0))
 
     # ------------------------------------------------------------------ inside
+
+    def _begin_training(self, config: TrainConfig, fresh: bool) -> int:
+        """Returns how many samples are held back."""
+        replay = config.replay if self.info("replay") is not None else 0.0
+        native = native_config(config)
+        floats = [native.momentum, native.beta_2, native.epsilon, native.clip_norm, native.clip_value]
+        numbers = [native.loss, native.optimizer, native.precision, native.keep_best, native.batch]
+        _, n_held = self._ask(
+            _Command.TRAIN_BEGIN, native.learning_rate, native.l2, _f32(replay), config.seed,
+            MODES.index(config.mode), fresh, *numbers, *floats, _f32(config.held_back),
+        )  # fmt: skip
+        return int(n_held)
+
+    def _epoch(self, number: int, status: _Status) -> Epoch:
+        loss, accuracy = status.loss_sum / status.total, status.n_correct / status.total
+        return Epoch(number + 1, loss, accuracy, status.total, self.instructions(status.ticks))
 
     @property
     def _name(self) -> str:
@@ -442,7 +467,7 @@ class Device:
                 return status
             if status.state is _State.FAILED:
                 raise _refusal(self._name, _Command.TRAIN_EPOCH, status.error, None)
-            if status.state not in (_State.EPOCH, _State.RANGE):
+            if status.state not in (_State.EPOCH, _State.RANGE, _State.CHECK):
                 raise BoardError(f"{self._name} stopped training ({status.state.name.lower()}): begin again")
             time.sleep(POLL_SECONDS)
 

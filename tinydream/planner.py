@@ -11,7 +11,7 @@ from ._native import ffi, lib
 from .boards import Board
 from .errors import BudgetError
 from .packs import Pack
-from .train import check_pack
+from .train import TrainConfig, check_pack, for_board, native_config
 
 if TYPE_CHECKING:
     from .model import Model, OperatorRow
@@ -40,6 +40,7 @@ class Plan:
     ram: tuple[Share, ...]
     flash: tuple[Share, ...]
     steps: int  # training steps of an epoch on the bases, 0 without a training set
+    config: TrainConfig  # what the training was planned for, its precision decided
 
     @property
     def inference_instructions(self) -> int | None:
@@ -49,9 +50,12 @@ class Plan:
 
     @property
     def step_instructions(self) -> int | None:
-        """An estimate for one training step; None where nobody measured the family."""
+        """An estimate for one training step; None where nobody measured the family, or not with this precision."""
         cost = self.board.cost
-        return round(cost.parameter * self.model.n_parameters) if cost else None
+        if cost is None:
+            return None
+        each = cost.fixed if self.config.precision == "fixed" else cost.parameter
+        return round(each * self.model.n_parameters) if each is not None else None
 
     @property
     def ram_used(self) -> int:
@@ -78,6 +82,16 @@ class Plan:
         """Bytes of the arena: tensors, trainer, one row."""
         return sum(share.size for share in self.ram[2:])
 
+    @property
+    def trainer(self) -> tuple[Share, ...]:
+        """What the trainer's bytes are for; padding counts to the last."""
+        parts = ffi.new("td_trainer_parts *")
+        lib.td_trainer_size(self.model.native, native_config(self.config), parts)
+        sizes = [parts.parameters, parts.gradient, parts.state, parts.best]
+        rest = next(share.size for share in self.ram if share.purpose == "trainer") - sum(sizes)
+        names = "parameters", "gradient", "optimiser state", "best weights", "activations"
+        return tuple(Share(name, size) for name, size in zip(names, [*sizes, rest], strict=True) if size)
+
     def lines(self) -> list[str]:
         """The plan as a table of text."""
         lines = []
@@ -85,7 +99,10 @@ class Plan:
             ("RAM", self.ram, self.ram_used, self.ram_budget),
             ("flash", self.flash, self.flash_used, self.flash_budget),
         ):
-            lines += [f"{title:<6}{share.purpose:<18}{share.size:>8,}" for share in shares]
+            for share in shares:
+                lines.append(f"{title:<6}{share.purpose:<18}{share.size:>8,}")
+                if share.purpose == "trainer" and share.size:
+                    lines += [f"{'':<8}{part.purpose:<16}{part.size:>8,}" for part in self.trainer]
             lines.append(f"{title:<6}{'total':<18}{used:>8,} of {budget:,} bytes")
         arena = self.model.arena
         lines.append(
@@ -105,24 +122,32 @@ class Plan:
         ]
 
 
-def plan(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
+def plan(
+    model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None,
+    config: TrainConfig | None = None,
+) -> Plan:  # fmt: skip
     """Plans RAM and flash. Raises BudgetError naming what does not fit, in which layer, and by how many bytes.
 
-    Raises DataError when a pack was not made through this model.
+    `config`: how the tail will be trained (default: TrainConfig()). Raises DataError when a pack was not made through
+    this model.
     """
-    drafted = draft(model, board, train=train, replay=replay)
+    drafted = draft(model, board, train=train, replay=replay, config=config)
     for shortage in shortages(drafted):
         raise shortage
     return drafted
 
 
-def draft(model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None) -> Plan:
+def draft(
+    model: Model, board: Board, *, train: Pack | None = None, replay: Pack | None = None,
+    config: TrainConfig | None = None,
+) -> Plan:  # fmt: skip
     """The plan whether it fits or not. Raises DataError when a pack was not made through this model."""
     for pack in (train, replay):
         if pack is not None:
             check_pack(model, pack)
     steps = sum(pack.n_samples for pack in (train, replay) if pack and train)
-    return Plan(board, model, _ram(model, board), _flash(model, board, train, replay), steps)
+    decided = for_board(config or TrainConfig(), board.has_fpu)
+    return Plan(board, model, _ram(model, board, decided), _flash(model, board, train, replay), steps, decided)
 
 
 def shortages(drafted: Plan) -> Iterator[BudgetError]:
@@ -152,13 +177,13 @@ _FLASH_ADVICE = {
 }
 
 
-def _ram(model: Model, board: Board) -> tuple[Share, ...]:
+def _ram(model: Model, board: Board, config: TrainConfig) -> tuple[Share, ...]:
     row = _aligned(4 * model.embedding_size) if model.tail else 0
     return (
         Share("firmware and link", board.reserve.statics),
         Share("stack", board.reserve.stack),
         Share("tensor arena", _aligned(model.arena_size)),
-        Share("trainer", _aligned(int(lib.td_trainer_size(model.native, ffi.NULL, ffi.NULL)))),
+        Share("trainer", _aligned(int(lib.td_trainer_size(model.native, native_config(config), ffi.NULL)))),
         Share("one row", 2 * row),  # as stored, and as real numbers
     )
 

@@ -15,6 +15,7 @@ from .graph import read_bytes
 from .model import Model
 from .packs import Pack
 from .planner import Plan, draft, shortages
+from .train import TrainConfig
 
 __all__ = ["Candidate", "survey", "table"]
 
@@ -77,7 +78,7 @@ class Candidate:
 
 def survey(
     tflite: bytes | str | Path, cut: str | int | None = None, *, train: Pack | None = None, replay: Pack | None = None,
-    boards: Sequence[Board] | None = None,
+    boards: Sequence[Board] | None = None, config: TrainConfig | None = None,
 ) -> tuple[Candidate, ...]:  # fmt: skip
     """Plans the model for each board: all that there are, unless `boards` names some.
 
@@ -92,7 +93,7 @@ def survey(
     else:
         asked = tails[0] if tails else whole
     chosen = [known.board(name) for name in known.boards()] if boards is None else boards
-    return tuple(_candidate(board, asked, whole, tails, train, replay) for board in chosen)
+    return tuple(_candidate(board, asked, whole, tails, train, replay, config) for board in chosen)
 
 
 def _tails(content: bytes) -> list[Model]:
@@ -107,10 +108,11 @@ def _tails(content: bytes) -> list[Model]:
 
 
 def _candidate(
-    board: Board, asked: Model, whole: Model, tails: Sequence[Model], train: Pack | None, replay: Pack | None
-) -> Candidate:
-    plan, n = draft(asked, board, train=train, replay=replay), 0
-    while n < len(tails) and draft(tails[n], board).ram_used <= board.ram.size:
+    board: Board, asked: Model, whole: Model, tails: Sequence[Model], train: Pack | None, replay: Pack | None,
+    config: TrainConfig | None,
+) -> Candidate:  # fmt: skip
+    plan, n = draft(asked, board, train=train, replay=replay, config=config), 0
+    while n < len(tails) and draft(tails[n], board, config=config).ram_used <= board.ram.size:
         n += 1
     runs = not any(shortages(draft(whole, board)))
     return Candidate(plan, tuple(shortages(plan)), runs, n, len(tails), plan.steps or DEFAULT_STEPS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,50 +16,157 @@ from .packs import Pack
 if TYPE_CHECKING:
     from .model import Model
 
-__all__ = ["MODES", "Epoch", "TrainConfig", "Trainer", "rates"]
+__all__ = ["LOSSES", "MODES", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "EarlyStop", "Epoch", "TrainConfig", "Trainer",
+           "for_board", "native_config", "rates"]  # fmt: skip
 
-MODES = ("bases", "full", "stratified")
+MODES = ("bases", "full", "stratified")  # each in the order of the core's enum, but for "auto"
+LOSSES = ("cross-entropy", "mean-square")
+OPTIMIZERS = ("sgd", "momentum", "adam")
+PRECISIONS = ("f32", "fixed", "auto")
+SCHEDULES = ("linear", "constant", "step", "cosine")
+MONITORS = ("loss", "accuracy")
+_CHOICES = {"mode": MODES, "loss": LOSSES, "optimizer": OPTIMIZERS, "precision": PRECISIONS, "schedule": SCHEDULES,
+            "monitor": MONITORS}  # fmt: skip
+STAGES = 3  # of schedule "step"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training run needs beside its data. The same object goes to `Trainer` and to a board."""
+    """What a training run needs beside its data. The same object goes to `Trainer` and to a board.
+
+    Raises UsageError for a value out of its bounds and for what does not go together.
+    """
 
     epochs: int = 40
     mode: str = field(default="bases", metadata={"choices": MODES})
-    learning_rate: float = 0.03  # of the first epoch
-    final_rate: float = 0.0015  # of the last; in between it falls by the same amount each epoch
+    learning_rate: float = 0.03  # of the first epoch (behind the warm-up)
+    final_rate: float = 0.0015  # of the last, but for schedule "constant"
     l2: float = 0.0  # pulls weights towards their value before training
     replay: float = 1.0  # weight of the replay set as a whole against the training set's 1
     seed: int = 0
+    loss: str = "cross-entropy"  # or "mean-square", for models that do not end in a softmax
+    optimizer: str = "sgd"
+    momentum: float = 0.9  # of "momentum", and beta 1 of "adam"
+    beta_2: float = 0.999  # of "adam"
+    epsilon: float = 1e-7  # of "adam"
+    batch: int = 1  # samples that make one update; 1 with "sgd" needs no gradient buffer
+    clip_norm: float = 0.0  # longest gradient, 0: any
+    clip_value: float = 0.0  # largest value in a gradient, 0: any
+    schedule: str = "linear"  # from learning_rate to final_rate: a line, 3 steps, half a cosine
+    warmup: int = 0  # epochs in which the rate first rises to learning_rate
+    held_back: float = 0.0  # share of the training set that is not trained on, but predicted after each epoch
+    patience: int = 0  # epochs without a better `monitor` after which training ends with the best weights; 0: never
+    monitor: str = "loss"  # of what is held back
+    precision: str = "f32"  # "fixed": whole numbers, for cores without FPU; "auto": fixed where there is none
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UsageError(f"no mode {self.mode!r}; there are {', '.join(MODES)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"no {name} {getattr(self, name)!r}; there are {', '.join(choices)}")
         if self.epochs < 1:
             raise UsageError(f"{self.epochs} epochs; at least 1 is needed")
-        for name in ("learning_rate", "final_rate", "l2", "replay"):
+        for name in ("learning_rate", "final_rate", "l2", "replay", "clip_norm", "clip_value"):
             value = getattr(self, name)
             if not 0 <= value <= 1e6 or (name == "learning_rate" and value == 0):
                 raise UsageError(f"{name} is {value}; it must be a finite number from 0 on (the learning rate above 0)")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed is {self.seed}; it must fit in 32 bits")
+        for name in ("momentum", "beta_2", "epsilon"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        for name, most in (("seed", 2**32 - 1), ("batch", 65535), ("warmup", self.epochs - 1), ("patience", 2**31)):
+            if not (name == "batch") <= getattr(self, name) <= most:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be {int(name == 'batch')} to {most}")
+        if not 0 <= self.held_back < 1:
+            raise UsageError(f"held_back is {self.held_back}; it must be from 0 to below 1")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.clip_norm and self.clip_value:
+            raise UsageError("clip_norm and clip_value do not go together: choose one")
+        if self.patience and not self.held_back:
+            raise UsageError("patience needs samples to judge by: set held_back, such as 0.2")
+        if self.schedule == "step" and self.final_rate == 0:
+            raise UsageError("schedule 'step' divides the rate: final_rate must be above 0")
+        if self.precision == "fixed" and not self._can_be_fixed:
+            raise UsageError("precision 'fixed' has batch 1 and optimizer 'sgd' only, without l2 and clipping")
+
+    @property
+    def _can_be_fixed(self) -> bool:
+        plain = self.optimizer == "sgd" and self.batch == 1
+        return plain and not (self.l2 or self.clip_norm or self.clip_value)
+
+
+def for_board(config: TrainConfig, has_fpu: bool) -> TrainConfig:
+    """`config` with "auto" decided: fixed point on a core without FPU, where the other settings allow it."""
+    if config.precision != "auto":
+        return config
+    return replace(config, precision="fixed" if not has_fpu and config._can_be_fixed else "f32")
+
+
+def native_config(config: TrainConfig) -> Any:
+    """The core's td_train_config ("auto" counts as f32: this computer has an FPU)."""
+    return ffi.new("td_train_config *", {
+        "learning_rate": config.learning_rate, "l2": config.l2, "momentum": config.momentum, "beta_2": config.beta_2,
+        "epsilon": config.epsilon, "clip_norm": config.clip_norm, "clip_value": config.clip_value,
+        "batch": config.batch, "loss": LOSSES.index(config.loss), "optimizer": OPTIMIZERS.index(config.optimizer),
+        "precision": int(config.precision == "fixed"), "keep_best": int(config.patience > 0),
+    })  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch as it ended. Loss and accuracy are means over its steps, before each step's update."""
+    """One epoch as it ended. Loss and accuracy are means over its steps, before each step's update.
+
+    `held_loss` and `held_accuracy` are means over the samples held back, after the epoch; None without any.
+    """
 
     number: int  # from 1
     loss: float
     accuracy: float
     steps: int
     instructions: int = 0  # of all its steps, as the board counted; 0 on the host
+    held_loss: float | None = None
+    held_accuracy: float | None = None
 
 
 def rates(config: TrainConfig) -> npt.NDArray[np.float32]:
-    """The learning rate of each epoch, (epochs,) float32: a line from learning_rate to final_rate."""
-    return np.linspace(config.learning_rate, config.final_rate, config.epochs).astype(np.float32)
+    """The learning rate of each epoch, (epochs,) float32."""
+    rise = config.learning_rate * np.arange(1, config.warmup + 1) / (config.warmup + 1)
+    first, last, n = config.learning_rate, config.final_rate, config.epochs - config.warmup
+    part = np.arange(n) / max(1, n - 1)  # of the way
+    if config.schedule == "constant":
+        fall = np.full(n, first)
+    elif config.schedule == "step":
+        stage = np.arange(n) * STAGES // n
+        fall = first * (last / first) ** (stage / (STAGES - 1))
+    elif config.schedule == "cosine":
+        fall = last + (first - last) * (1 + np.cos(np.pi * part)) / 2
+    else:
+        fall = np.linspace(first, last, n)
+    return np.concatenate([rise, fall]).astype(np.float32)
+
+
+class EarlyStop:
+    """Tells when the samples held back get no better, and which epoch was the best."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        self._best = np.inf
+        self._waited = 0
+
+    def is_best(self, epoch: Epoch) -> bool:
+        """Whether `epoch` is better than all before it."""
+        assert epoch.held_loss is not None and epoch.held_accuracy is not None
+        value = epoch.held_loss if self._config.monitor == "loss" else -epoch.held_accuracy
+        self._waited += 1
+        if not value < self._best:
+            return False
+        self._best, self._waited = value, 0
+        return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return self._waited >= self._config.patience
 
 
 class Trainer:
@@ -73,7 +180,7 @@ class Trainer:
         for pack in self._packs:
             if pack is not None:
                 check_pack(model, pack)
-        native = ffi.new("td_train_config *", {"learning_rate": self.config.learning_rate, "l2": self.config.l2})
+        native = native_config(self.config)
         size = lib.td_trainer_size(model.native, native, ffi.NULL)
         self._memory = ffi.new("uint64_t[]", size // 8 + 1)
         self._trainer = ffi.new("td_trainer *")
@@ -81,10 +188,12 @@ class Trainer:
         self._row = ffi.new("int32_t[]", model.embedding_size)
         self._x = ffi.new("float[]", model.embedding_size)
         self._sampler: Any = None
+        self._last = self.config.epochs - 1  # the epoch whose order a further pass takes
         if train is not None:
             self._sampler = ffi.new("td_sampler *")
             choice = ffi.new("td_sampler_config *", {
                 "mode": MODES.index(self.config.mode), "seed": self.config.seed, "replay": self.config.replay,
+                "held_back": self.config.held_back,
             })  # fmt: skip
             second = replay.native if replay is not None else ffi.NULL
             check(lib.td_sampler_init(self._sampler, train.native, second, choice), "preparing the sampler")
@@ -109,10 +218,25 @@ class Trainer:
         return int(lib.td_sampler_size(self._sampler)) if self._sampler else 0
 
     def epochs(self) -> Iterator[Epoch]:
-        """Trains; yields each epoch as it ends."""
+        """Trains; yields each epoch as it ends. With patience, the best epoch's weights stay.
+
+        Raises DataError when nothing can be held back of a small set.
+        """
+        check_held(self.config, self._sampler.n_held if self._sampler else 1)
+        stop = EarlyStop(self.config)
         for number, rate in enumerate(rates(self.config)):
             self._trainer.learning_rate = rate
-            yield self._pass(number, train=True)
+            epoch = self._pass(number, train=True)
+            if self._sampler.n_held:
+                held = self._pass(number, held=True)
+                epoch = replace(epoch, held_loss=held.loss, held_accuracy=held.accuracy)
+            if self.config.patience and stop.is_best(epoch):
+                check(lib.td_trainer_keep(self._trainer), "keeping the best weights")
+            yield epoch
+            if self.config.patience and stop.is_over:
+                break
+        if self.config.patience:
+            check(lib.td_trainer_restore(self._trainer), "taking the best weights")
 
     def run(self) -> Epoch:
         """Trains to the end; returns the last epoch."""
@@ -122,7 +246,7 @@ class Trainer:
     def logit_range(self) -> tuple[float, float]:
         """Smallest and largest logit over the training data as the tail stands, for its requantisation."""
         lib.td_trainer_reset_range(self._trainer)
-        self._pass(self.config.epochs - 1, train=False)
+        self._pass(self._last)
         return float(self._trainer.logit_min), float(self._trainer.logit_max)
 
     def predict(self, embeddings: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
@@ -136,13 +260,18 @@ class Trainer:
             classes[i] = lib.td_trainer_predict(self._trainer, ffi.from_buffer("float[]", x), 0, ffi.NULL)
         return classes
 
-    def _pass(self, epoch: int, *, train: bool) -> Epoch:
+    def _pass(self, epoch: int, *, train: bool = False, held: bool = False) -> Epoch:
         label, weight, loss = ffi.new("uint32_t *"), ffi.new("float *"), ffi.new("float *")
         total, right, steps = np.float32(0), 0, self.steps
         if steps == 0:
             raise UsageError("this Trainer was made without a training set: it can only predict")
+        if held:
+            steps = self._sampler.n_held
         for i in range(steps):
-            status = lib.td_sampler_get(self._sampler, epoch, i, self._row, self._x, label, weight)
+            if held:
+                status = lib.td_sampler_held(self._sampler, i, self._row, self._x, label, weight)
+            else:
+                status = lib.td_sampler_get(self._sampler, epoch, i, self._row, self._x, label, weight)
             check(status, f"sample {i} of epoch {epoch + 1}")
             if train:
                 predicted = lib.td_trainer_step(self._trainer, self._x, label[0], weight[0], loss)
@@ -150,12 +279,21 @@ class Trainer:
                 predicted = lib.td_trainer_predict(self._trainer, self._x, label[0], loss)
             right += check(predicted, f"step {i} of epoch {epoch + 1}") == label[0]
             total += np.float32(loss[0])
+        if train:
+            lib.td_trainer_flush(self._trainer)
+            self._last = epoch
         if not (np.isfinite(total) and np.isfinite(self.parameters).all()):
             raise CoreError(
                 f"epoch {epoch + 1}: the weights have left the range of f32; lower the learning rate or l2",
                 status=int(lib.TD_E_RANGE),
             )
         return Epoch(epoch + 1, float(total) / steps, right / steps, steps)
+
+
+def check_held(config: TrainConfig, n_held: int) -> None:
+    """Raises DataError when a share was to be held back and the set is too small for it."""
+    if config.held_back and n_held == 0:
+        raise DataError(f"held_back {config.held_back} of this training set is less than one sample: hold back more")
 
 
 def check_pack(model: Model, pack: Pack) -> None:
