@@ -18,7 +18,10 @@ enum td_op_kind {
     TD_OP_SUB = 10,
     TD_OP_MUL = 11,
     TD_OP_COPY = 12,            /* a box of values, with steps of its own through input and output */
-    TD_OP_FILL = 13             /* with the output's zero point */
+    TD_OP_FILL = 13,            /* with the output's zero point */
+    TD_OP_RESCALE = 14,         /* int8 or int16 to int8 or int16, with a slope for each sign */
+    TD_OP_LOGISTIC = 15,        /* int16 only */
+    TD_OP_TANH = 16             /* int16 only */
 };
 
 /* The box of a COPY, as it lies in the data section: 14 i32. */
@@ -75,5 +78,11 @@ void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_fill(const td_op *op, const td_tensor *out);
 void td_table(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_softmax(const td_op *op, const td_tensor *in, const td_tensor *out);
+
+/* kernels_int16.c: any operator but COPY and FILL whose output is int16. */
+void td_run_int16(const td_op *op, const td_tensor *in, const td_tensor *in_b, const td_tensor *out);
+/* TD_OP_RESCALE, whatever its types. */
+void td_rescale(const td_op *op, const td_tensor *in, const td_tensor *out);
+enum { TD_CURVE_SIZE = 1026 };  /* bytes of the 513 points of a curve */
 
 #endif /* TD_KERNELS_H */

@@ -136,6 +136,18 @@ static bool good_channels(const td_model *model, uint32_t offset, uint32_t n)
     return true;
 }
 
+/* The same for layers of int16: n rows of a 64-bit bias, a multiplier and a shift, which leaves one bit to drop. */
+static bool good_wide_channels(const td_model *model, uint32_t offset, uint32_t n, int32_t multiplier_bits)
+{
+    if (!in_data(model, offset, product(13, n))) return false;
+    const uint8_t *channels = model->data.data + offset;
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t shift = (int8_t)channels[12u * n + i];
+        if (td_get32(channels + 8u * n + 4u * i) >> multiplier_bits != 0 || shift < -31 || shift >= multiplier_bits) return false;
+    }
+    return true;
+}
+
 /* Positions stay inside int32: sizes, taps and pads are 16-bit, strides and dilations 8-bit; and so does
  * a dilation times a row of a tensor, which is at most TD_MAX_ARENA. */
 static bool good_axis(const td_axis *axis)
@@ -160,8 +172,10 @@ static bool good_window(const td_model *model, const td_op *op, const uint8_t *r
     default:
         return in->c == out->c && op->y.dilation == 1 && op->x.dilation == 1;
     }
-    return in_data(model, td_get32(record + 20), weights)
-        && good_channels(model, td_get32(record + 24), (uint32_t)out->c);
+    if (!in_data(model, td_get32(record + 20), weights)) return false;
+    uint32_t n = (uint32_t)out->c, channels = td_get32(record + 24);
+    return out->type == TD_INT16 ? good_wide_channels(model, channels, n, op->kind == TD_OP_DENSE ? 31 : 15)
+                                 : good_channels(model, channels, n);
 }
 
 static bool same_shape(const td_tensor *a, const td_tensor *b)
@@ -271,6 +285,73 @@ static int check_int8(const td_model *model, const uint8_t *record)
     return good && op.min <= op.max ? TD_OK : TD_E_FORMAT;
 }
 
+/* --------------------------------------------------------------------- int16 */
+
+/* 513 points of a curve that is nowhere negative; a softmax divides by a sum whose first term is its last point. */
+static bool good_curves(const td_model *model, uint32_t offset)
+{
+    if (!in_data(model, offset, 2 * TD_CURVE_SIZE)) return false;
+    const uint8_t *points = model->data.data + offset;
+    for (uint32_t i = 0; i < TD_CURVE_SIZE; i += 2) {
+        if (td_get16(points + i) > INT16_MAX) return false;
+    }
+    return td_get16(points + TD_CURVE_SIZE - 4) > 1 && td_get16(points + TD_CURVE_SIZE - 2) > 1;
+}
+
+/* The input of LOGISTIC and TANH is scaled in 32 bits. */
+static bool good_scaling(const td_model *model, uint32_t offset)
+{
+    if (!good_channels(model, offset, 1)) return false;
+    return td_get32(model->data.data + offset + 4) <= UINT16_MAX && (int8_t)model->data.data[offset + 8] <= 0;
+}
+
+static bool good_rescale(const td_model *model, const uint8_t *record)
+{
+    td_tensor in = tensor_shape(model, record[1]), out = tensor_shape(model, record[3]);
+    return in.type <= TD_INT16 && out.type <= TD_INT16 && same_shape(&in, &out) && td_get32(record + 20) == 0
+        && good_channels(model, td_get32(record + 24), 2);
+}
+
+static int check_int16(const td_model *model, const uint8_t *record)
+{
+    td_tensor in = tensor_shape(model, record[1]), in_b = tensor_shape(model, record[2]);
+    td_tensor out = tensor_shape(model, record[3]);
+    td_op op = read_op(record, TD_INT16);
+    uint32_t weights = td_get32(record + 20), channels = td_get32(record + 24);
+    bool good;
+    if (in.type != TD_INT16) return TD_E_FORMAT;
+    switch (op.kind) {
+    case TD_OP_CONV:
+    case TD_OP_DENSE:
+    case TD_OP_DEPTHWISE:
+        good = good_window(model, &op, record, &in, &out);
+        break;
+    case TD_OP_AVERAGE_POOL:
+    case TD_OP_MAX_POOL:
+        good = weights == 0 && channels == 0 && good_window(model, &op, record, &in, &out);
+        break;
+    case TD_OP_ADD:
+    case TD_OP_SUB:
+    case TD_OP_MUL:
+        good = weights == 0 && in_b.type == TD_INT16 && spreads_to(&in, &out) && spreads_to(&in_b, &out)
+            && good_channels(model, channels, 3);
+        break;
+    case TD_OP_MEAN:
+        good = weights == 0 && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
+        break;
+    case TD_OP_LOGISTIC:
+    case TD_OP_TANH:
+        good = same_shape(&in, &out) && in_data(model, weights, 512) && good_scaling(model, channels);
+        break;
+    case TD_OP_SOFTMAX:
+        good = same_shape(&in, &out) && good_curves(model, weights) && good_channels(model, channels, 1);
+        break;
+    default:
+        return TD_E_UNSUPPORTED;
+    }
+    return good && op.min <= op.max ? TD_OK : TD_E_FORMAT;
+}
+
 /* ---------------------------------------------------------------------- f32 */
 
 static td_op_f32 read_f32(const td_model *model, const uint8_t *record, const td_tensor *in)
@@ -344,7 +425,12 @@ static int check_op(const td_model *model, const uint8_t *record)
         return TD_E_FORMAT;
     }
     if (record[0] == TD_OP_COPY || record[0] == TD_OP_FILL) return good_move(model, record) ? TD_OK : TD_E_FORMAT;
+    if (record[0] == TD_OP_RESCALE && TD_HAVE_INT16) {
+        td_op op = read_op(record, tensor_type(tensor_record(model, record[3])));
+        return good_rescale(model, record) && op.min <= op.max ? TD_OK : TD_E_FORMAT;
+    }
     switch (tensor_type(tensor_record(model, record[3]))) {
+    case TD_INT16: return TD_HAVE_INT16 ? check_int16(model, record) : TD_E_UNSUPPORTED;
     case TD_INT8: return check_int8(model, record);
     case TD_FLOAT32: return check_f32(model, record);
     default: return TD_E_UNSUPPORTED;
@@ -491,6 +577,12 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
         td_copy(&op, &in, &out);
     } else if (op.kind == TD_OP_FILL) {
         td_fill(&op, &out);
+#if TD_HAVE_INT16
+    } else if (op.kind == TD_OP_RESCALE) {
+        td_rescale(&op, &in, &out);
+    } else if (out.type == TD_INT16) {
+        td_run_int16(&op, &in, &in_b, &out);
+#endif
     } else if (out.type == TD_FLOAT32) {
         run_f32(model, record, &in, &in_b, &out);
     } else {

@@ -56,4 +56,9 @@
 #endif
 #endif
 
+/* 0: leaves the int16 kernels out; a model that needs them is refused when it is opened. */
+#ifndef TD_HAVE_INT16
+#define TD_HAVE_INT16 1
+#endif
+
 #endif /* TD_CONFIG_H */

@@ -108,7 +108,7 @@ def test_products_from_16_bit_halves_give_the_same_bytes(tmp_path) -> None:
     library = tmp_path / "narrow.so"
     sources = [
         PROJECT / "c_src" / name
-        for name in ("model.c", "kernels.c", "kernels_f32.c", "elementwise.c", "file.c", "common.c")
+        for name in ("model.c", "kernels.c", "kernels_int16.c", "kernels_f32.c", "elementwise.c", "file.c", "common.c")
     ]
     flags = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-DTD_NARROW_MULTIPLY=1"]
     subprocess.run([os.environ.get("CC", "cc"), *flags, *map(str, sources), "-o", str(library)], check=True)

@@ -20,13 +20,14 @@ from .graph import Operator, Tensor, read_bytes, read_graph
 from .model import DTYPES, Model, OperatorRow, TailLayer, integer_range
 from .operators import ACTIVATIONS, CONVERSIONS, RULES, TO_INT8, VIEWS, CheckedGraph, Record, Rule
 from .operators_f32 import RULES_F32
+from .operators_int16 import RULES_INT16
 
 __all__ = ["Compiler", "compile_model"]
 
 _SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
 _CONSTANT = 1  # flag of a tensor record
 _TAIL_RECORD_BYTES = 20
-_RULES = {**RULES, **RULES_F32}
+_RULES = {**RULES, **RULES_INT16, **RULES_F32}
 
 
 def compile_model(tflite: bytes | str | Path, cut: str | int | None = None, *, whole: bool = False) -> Model:

@@ -8,13 +8,14 @@ and n fractional bits. Source of the fixed-point functions: gemmlowp, whose resu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["hard_swish", "input_radius", "leaky_relu", "logistic", "quantize_multiplier", "rescale", "softmax_terms",
-           "tanh"]  # fmt: skip
+__all__ = ["curve_scaling", "exponential_curve", "hard_swish", "input_radius", "leaky_relu", "logistic", "narrow",
+           "quantize_multiplier", "reciprocal_curve", "rescale", "sigmoid_table", "softmax_terms", "tanh"]  # fmt: skip
 
 Integers = npt.NDArray[np.int64]
 
@@ -78,11 +79,11 @@ def hard_swish(x: Integers, input_scale: np.float32, output_scale: np.float32) -
     if output_shift > 0 or not -31 < relu_shift < 16:
         return None
     lifted = x << 7
-    on_output = _high16(lifted, _narrow(to_output))
+    on_output = _high16(lifted, narrow(to_output))
     gate = lifted
     if relu_shift > 0:
         gate = np.clip(gate << (relu_shift - 1), -32768, 32767)
-    gate = _high16(gate, _narrow(to_relu))
+    gate = _high16(gate, narrow(to_relu))
     if relu_shift > 0:
         gate = np.clip(gate << 1, -32768, 32767)
     gate = (_halved(gate, max(-relu_shift, 0)) + (1 << 15)) >> 1
@@ -101,6 +102,55 @@ def softmax_terms(scale: float, beta: float) -> Integers:
     return np.where(inside, _exp(q5, 5), 0)
 
 
+# ------------------------------------------------------------------- int16
+
+
+def sigmoid_table() -> Integers:
+    """The sigmoid of n / 24 in Q0.16 for n = 0 .. 255, each moved by half the error of the line at the middle."""
+    halves = 65536 / (1 + np.exp(-np.arange(513) / 48))
+    points, middles = halves[::2], halves[1::2]
+    error = middles - (points[:-1] + points[1:]) / 2
+    table: Integers = np.floor(points[:-1] + error / 2 + 0.5).astype(np.int64)
+    table[-1] = 65535  # the largest that 16 bits hold
+    return table
+
+
+def curve_scaling(scale: float) -> tuple[int, int] | None:
+    """Multiplier and shift (not above 0) from int16 steps of `scale` to steps of 1 / 12288; None: out of range."""
+    mantissa, exponent = math.frexp(scale)
+    if mantissa == 0.5 and exponent + 11 in (0, 1):
+        return 3 << (exponent + 11), 0
+    real, shift = scale * 4096.0 * 3.0, 0
+    while real <= 32767.0 / 2.0 and shift <= 30:
+        real, shift = real * 2.0, shift + 1
+    return (int(real), -shift) if real < 32768 else None
+
+
+def exponential_curve() -> Integers:
+    """exp from -10 to 0 in Q0.15 as 513 points."""
+    return _points(np.exp, -10.0, 0.0)
+
+
+def reciprocal_curve() -> Integers:
+    """1 / (1 + x) of x from 0 to 1 in Q0.15 as 513 points."""
+    return _points(lambda x: 1 / (1 + x), 0.0, 1.0)
+
+
+def _points(function: Callable[[Any], Any], low: float, high: float) -> Integers:
+    """513 points of a function, all but the last moved by half the error of the line that follows, at its middle."""
+
+    def rounded(x: Any) -> Any:
+        """To nearest, halves away from zero."""
+        return np.copysign(np.floor(np.abs(x) + 0.5), x)
+
+    at = low + np.arange(1025) * ((high - low) / 1024)
+    values = function(at) * 32768
+    points, middles, following = rounded(values[:-1:2]), rounded(values[1::2]), values[2::2]
+    error = rounded((following + points) / 2) - middles
+    curve: Integers = np.append(points - rounded(error / 2), rounded(values[-1:])).clip(max=32767).astype(np.int64)
+    return curve
+
+
 # ------------------------------------------------------------- building blocks
 
 
@@ -116,7 +166,7 @@ def _high16(a: Integers, b: int) -> Integers:
     return high
 
 
-def _narrow(multiplier: int) -> int:
+def narrow(multiplier: int) -> int:
     """An int32 multiplier as int16."""
     return min((multiplier + (1 << 15)) >> 16, 32767)
 

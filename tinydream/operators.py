@@ -29,13 +29,16 @@ __all__ = [
     "DENSE",
     "DEPTHWISE",
     "FILL",
+    "LOGISTIC",
     "MAX_POOL",
     "MEAN",
     "MUL",
+    "RESCALE",
     "RULES",
     "SOFTMAX",
     "SUB",
     "TABLE",
+    "TANH",
     "TO_INT8",
     "VIEWS",
     "CheckedGraph",
@@ -49,18 +52,19 @@ __all__ = [
     "depthwise_window",
     "mean_window",
     "pool",
+    "ratios",
     "single",
 ]
 
 # enum td_op_kind
 CONV, DEPTHWISE, AVERAGE_POOL, MAX_POOL, ADD, MEAN, DENSE, TABLE, SOFTMAX = range(1, 10)
-SUB, MUL, COPY, FILL = range(10, 14)
+SUB, MUL, COPY, FILL, RESCALE, LOGISTIC, TANH = range(10, 17)
 _SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 RECORD_BYTES = 28
 _SAME = 0  # the schema's Padding.SAME
 
 # Kernels that read all that a value depends on before they write it, and never read its place again.
-_IN_PLACE = frozenset({ADD, SUB, MUL, TABLE, SOFTMAX})
+_IN_PLACE = frozenset({ADD, SUB, MUL, TABLE, SOFTMAX, RESCALE, LOGISTIC, TANH})
 
 # Operators that only rename the shape: their output is their first input.
 VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
@@ -187,6 +191,12 @@ class CheckedGraph:
             raise UnsupportedModelError(f"{where}: int16 values need the zero point 0, not {zero_point}")
         return tensor
 
+    def fixed_output(self, operator: Operator, scale: float, zero_point: int) -> None:
+        """Refuses another output scale than the one that the reference takes."""
+        output = self.output(operator)
+        if abs(float(output.scales[0]) / scale - 1) > 1e-3 or output.zero_points[0] != zero_point:
+            raise self.refuse(operator, f"its output must have the scale {scale} and the zero point {zero_point}")
+
     def same_type(self, operator: Operator, *tensors: Tensor) -> None:
         """Refuses an operator that mixes types."""
         if len({tensor.dtype for tensor in tensors}) > 1:
@@ -241,13 +251,14 @@ class CheckedGraph:
         return weights, np.broadcast_to(tensor.scales, (n,))
 
     def biases(self, operator: Operator, n: int) -> npt.NDArray[np.int64]:
-        """n int32 biases, zeros where there are none."""
+        """n int32 biases (int64 where activations are int16), zeros where there are none."""
         if len(operator.inputs) < 3 or operator.inputs[2] < 0:
             return np.zeros(n, np.int64)
-        tensor = self.tensor(operator, 2)
-        if tensor.dtype != "INT32" or tensor.data is None or len(tensor.data) != 4 * n:
-            raise self.refuse(operator, f"its bias must be {n} constant int32 values")
-        return np.frombuffer(tensor.data, "<i4").astype(np.int64)
+        tensor, wanted = self.tensor(operator, 2), "INT64" if self.output(operator).dtype == "INT16" else "INT32"
+        kind = np.dtype(f"<{'i8' if wanted == 'INT64' else 'i4'}")
+        if tensor.dtype != wanted or tensor.data is None or len(tensor.data) != kind.itemsize * n:
+            raise self.refuse(operator, f"its bias must be {n} constant {kind.name} values, not {tensor.dtype}")
+        return np.frombuffer(tensor.data, kind).astype(np.int64)
 
     def through_views(self, index: int) -> int:
         """The tensor that a chain of reshapes ending in `index` starts from."""
@@ -344,11 +355,22 @@ def _channel_scales(source: Tensor, scales: npt.NDArray[np.float32], output: Ten
     return [float(source.scales[0]) * float(scale) / float(output.scales[0]) for scale in scales]
 
 
-def _folded(biases: npt.NDArray[np.int64], weights: Int8Array, source: Tensor) -> npt.NDArray[np.int64]:
-    """Biases less what the input's zero point adds; `weights` has the output channels first."""
+def _layer_rows(checked: CheckedGraph, operator: Operator, weights: Int8Array, real: Sequence[float]) -> bytes:
+    """The channel rows of a layer whose weights have the output channels first.
+
+    Biases are less what the input's zero point adds. With int16 activations multipliers have 16 bits, but 32 in dense
+    layers, and biases 64.
+    """
+    source, output = checked.tensor(operator, 0), checked.output(operator)
+    biases, multipliers = checked.biases(operator, len(weights)), _scaled(checked, operator, real)
+    if output.dtype == "INT16":
+        if any(shift > 14 for _, shift in multipliers):
+            raise checked.refuse(operator, "its output scale is too small for its inputs")
+        if operator.name != "FULLY_CONNECTED":
+            multipliers = [(fixedpoint.narrow(multiplier), shift) for multiplier, shift in multipliers]
+        return channel_rows(biases, multipliers, "<i8")
     sums = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
-    folded: npt.NDArray[np.int64] = biases - int(source.zero_points[0]) * sums
-    return folded
+    return channel_rows(biases - int(source.zero_points[0]) * sums, multipliers)
 
 
 def conv_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
@@ -368,15 +390,11 @@ def conv_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
 def _conv(checked: CheckedGraph, operator: Operator) -> Record:
     weights, scales = checked.weights(operator, 0)
     window = conv_window(checked, operator)
-    n = len(weights)
     source, output = checked.tensor(operator, 0), checked.output(operator)
     return Record(
         **window,
         weights=weights,
-        channels=channel_rows(
-            _folded(checked.biases(operator, n), weights, source),
-            _scaled(checked, operator, _channel_scales(source, scales, output)),
-        ),
+        channels=_layer_rows(checked, operator, weights, _channel_scales(source, scales, output)),
     )
 
 
@@ -395,16 +413,12 @@ def depthwise_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any
 def _depthwise(checked: CheckedGraph, operator: Operator) -> Record:
     weights, scales = checked.weights(operator, 3)
     window = depthwise_window(checked, operator)
-    n = weights.shape[3]
     source, output = checked.tensor(operator, 0), checked.output(operator)
     by_channel = np.ascontiguousarray(weights[0].transpose(2, 0, 1))
     return Record(
         **window,
         weights=by_channel,
-        channels=channel_rows(
-            _folded(checked.biases(operator, n), by_channel, source),
-            _scaled(checked, operator, _channel_scales(source, scales, output)),
-        ),
+        channels=_layer_rows(checked, operator, by_channel, _channel_scales(source, scales, output)),
     )
 
 
@@ -439,15 +453,14 @@ def dense_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
 def _fully_connected(checked: CheckedGraph, operator: Operator) -> Record:
     weights, scales = checked.weights(operator, 0)
     window = dense_window(checked, operator)
-    n = len(weights)
     source, output = checked.tensor(operator, 0), checked.output(operator)
+    real = _channel_scales(source, scales, output)
+    if len(checked.tensor(operator, 1).scales) == 1:  # then the reference multiplies in single precision
+        real = [float(source.scales[0] * scales[0]) / float(output.scales[0])] * len(weights)
     return Record(
         **window,
         weights=weights,
-        channels=channel_rows(
-            _folded(checked.biases(operator, n), weights, source),
-            _scaled(checked, operator, _channel_scales(source, scales, output)),
-        ),
+        channels=_layer_rows(checked, operator, weights, real),
     )
 
 
@@ -482,6 +495,26 @@ def combination(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
     }
 
 
+def _powers_of_two(
+    checked: CheckedGraph, operator: Operator, a: Tensor, b: Tensor, output: Tensor
+) -> list[tuple[int, int]] | None:
+    """The reference's own way with int16 sums when all scales are powers of two; None otherwise.
+
+    One input has the output's scale and stays as it is, the other is shifted to the right. In our terms: a value is
+    lifted by 15, and half of it is shifted by 14 more, which drops only zeros.
+    """
+    mantissas, exponents = np.frexp([tensor.scales[0] for tensor in (a, b, output)])
+    if any(mantissas != 0.5) or not operator.options["PotScaleInt16"]:
+        return None
+    right = [int(exponents[2] - exponents[i]) for i in (0, 1)]
+    if max(right) > 16 or min(right) < 0 or 0 not in right:
+        raise checked.refuse(operator, "with scales that are powers of two, one input needs the output's and the other "
+                             "a smaller one")  # fmt: skip
+    if operator.name == "ADD" and a.shape != b.shape:
+        raise checked.refuse(operator, "with scales that are powers of two, its inputs must have one shape")
+    return [*((1 << 30, -14 - n) for n in right), (1 << 30, 1)]
+
+
 def _combine(kind: int) -> Recorder:
     """ADD, SUB and MUL, of two activations or an activation and a constant, with broadcasting."""
 
@@ -489,19 +522,17 @@ def _combine(kind: int) -> Recorder:
         a, b, output = checked.tensor(operator, 0), checked.tensor(operator, 1), checked.output(operator)
         common = combination(checked, operator)
         scale_a, scale_b, scale = (float(tensor.scales[0]) for tensor in (a, b, output))
-        widest = 2 * max(scale_a, scale_b)
-        real = [scale_a / widest, scale_b / widest, widest / (2**20 * scale)]
+        widest, lift = 2 * max(scale_a, scale_b), 15 if output.dtype == "INT16" else 20
+        real = [scale_a / widest, scale_b / widest, widest / (2**lift * scale)]
         if kind == MUL:
-            real = [0.0, 0.0, scale_a * scale_b / scale]
+            real = [0.0, 0.0, float(a.scales[0] * b.scales[0] / output.scales[0])]  # in single precision
         if real[2] > (1 << 14 if kind == MUL else 1):
             raise checked.refuse(operator, "its output scale is too small for its inputs")
-        return Record(
-            kind=kind,
-            **common,
-            channels=channel_rows(
-                [-int(a.zero_points[0]), -int(b.zero_points[0]), 0], _scaled(checked, operator, real)
-            ),
-        )
+        multipliers = _scaled(checked, operator, real)
+        if output.dtype == "INT16" and kind != MUL:
+            multipliers = _powers_of_two(checked, operator, a, b, output) or multipliers
+        rows = channel_rows([-int(a.zero_points[0]), -int(b.zero_points[0]), 0], multipliers)
+        return Record(kind=kind, **common, channels=rows)
 
     return record
 
@@ -555,16 +586,24 @@ def _unary(results: Callable[[CheckedGraph, Operator, npt.NDArray[np.int64]], np
     return record
 
 
-def _ratio(checked: CheckedGraph, operator: Operator) -> float:
-    """Input scale over output scale."""
-    ratio = float(checked.tensor(operator, 0).scales[0]) / float(checked.output(operator).scales[0])
-    if ratio > 1 << 20:
-        raise checked.refuse(operator, "the scales of its tensors differ by more than 2^20")
-    return ratio
+def ratios(checked: CheckedGraph, operator: Operator, slope: float = 1.0) -> tuple[float, float]:
+    """Input scale over output scale: for values from zero on, and for those below, which the slope multiplies.
+
+    The reference divides in single precision, but in double for QUANTIZE: int16 values show the difference.
+    """
+    a, b = checked.tensor(operator, 0).scales[0], checked.output(operator).scales[0]
+    with np.errstate(over="ignore"):
+        positive, negative = float(a / b), float(a * np.float32(slope) / b)
+    if operator.name == "QUANTIZE":
+        positive = negative = float(a) / float(b)
+    if not (0 <= positive <= 1 << 14 and 0 <= negative <= 1 << 14):
+        raise checked.refuse(operator, f"the scales of its tensors differ by more than 2^14, or its slope {slope} is "
+                             "negative")  # fmt: skip
+    return positive, negative
 
 
 def _rescaled(checked: CheckedGraph, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    multiplier, shift = quantize_multiplier(_ratio(checked, operator))
+    multiplier, shift = quantize_multiplier(ratios(checked, operator)[0])
     return fixedpoint.rescale(x, multiplier, shift) + int(checked.output(operator).zero_points[0])
 
 
@@ -578,28 +617,19 @@ def _rectified(low: float, high: float) -> Callable[..., npt.NDArray[np.int64]]:
     return results
 
 
-def _fixed_output(checked: CheckedGraph, operator: Operator, scale: float, zero_point: int) -> None:
-    output = checked.output(operator)
-    if abs(float(output.scales[0]) / scale - 1) > 1e-3 or output.zero_points[0] != zero_point:
-        raise checked.refuse(operator, f"its output must have the scale {scale} and the zero point {zero_point}")
-
-
 def _logistic(checked: CheckedGraph, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    _fixed_output(checked, operator, 1 / 256, -128)
+    checked.fixed_output(operator, 1 / 256, -128)
     return fixedpoint.logistic(x, float(checked.tensor(operator, 0).scales[0]))
 
 
 def _tanh(checked: CheckedGraph, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    _fixed_output(checked, operator, 1 / 128, 0)
+    checked.fixed_output(operator, 1 / 128, 0)
     return fixedpoint.tanh(x, float(checked.tensor(operator, 0).scales[0]))
 
 
 def _leaky_relu(checked: CheckedGraph, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    source, output, slope = checked.tensor(operator, 0), checked.output(operator), float(operator.options["Alpha"])
-    real = float(source.scales[0]) * slope / float(output.scales[0])
-    if not 0 <= real <= 1 << 20:
-        raise checked.refuse(operator, f"its slope {slope} is negative or too large")
-    return fixedpoint.leaky_relu(x, _ratio(checked, operator), real) + int(output.zero_points[0])
+    identity, slope = ratios(checked, operator, float(operator.options["Alpha"]))
+    return fixedpoint.leaky_relu(x, identity, slope) + int(checked.output(operator).zero_points[0])
 
 
 def _hard_swish(checked: CheckedGraph, operator: Operator, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -615,7 +645,7 @@ def _softmax(checked: CheckedGraph, operator: Operator) -> Record:
     view = checked.view(operator, source)
     if checked.view(operator, output) != view:
         raise checked.damaged(operator, "input and output differ in shape")
-    _fixed_output(checked, operator, 1 / 256, -128)
+    checked.fixed_output(operator, 1 / 256, -128)
     beta = float(operator.options["Beta"])
     if not 0 < beta < 1e6 or float(source.scales[0]) * beta < 2**-26 or view[2] > _SOFTMAX_CHANNELS:
         raise checked.refuse(operator, f"beta {beta}, the input's scale or {view[2]} channels are out of range")
@@ -807,9 +837,14 @@ def single(recorder: Recorder) -> Rule:
 # Those whose input and output may differ in type.
 CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
+# The same function for both.
+_INTEGER = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "AVERAGE_POOL_2D", "MAX_POOL_2D", "ADD", "SUB", "MUL",
+            "MEAN")  # fmt: skip
+
 # By name and type: that of the output, or "input->output" for CONVERSIONS.
 RULES: dict[tuple[str, str], Rule] = {
     **{(name, "INT8"): single(recorder) for name, recorder in _INT8.items()},
+    **{(name, "INT16"): single(_INT8[name]) for name in _INTEGER},
     **{(name, dtype): rule for name, rule in _MOVES.items() for dtype in DTYPES},
     ("QUANTIZE", "INT8->INT8"): single(_unary(_rescaled)),
 }
