@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 CORE := $(wildcard c_src/*.c c_src/*.h) c_src/build_ffi.py setup.py pyproject.toml
 BOARD ?=
 FUZZ_SECONDS ?= 10
+FUZZ_LONG_SECONDS ?= $(if $(CI),60,$(FUZZ_SECONDS))
 
 # Command or file, and the Debian package that has it.
 TOOLS := qemu-system-arm:qemu-system-arm arm-none-eabi-gcc:gcc-arm-none-eabi clang:clang
@@ -31,7 +32,7 @@ lint: $(VENV)/.test
 
 # The C core under strict warnings, its own tests and its fuzzers, with sanitizers.
 core-checks: | check-tools
-	$(MAKE) -C c_src strict test fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	$(MAKE) -C c_src strict test fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_LONG_SECONDS=$(FUZZ_LONG_SECONDS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/personalise.py --readme README.md

@@ -146,7 +146,7 @@ static void test_sampler(void)
     CHECK(td_pack_open(&train, golden, sizeof golden) == TD_OK);
     CHECK(td_pack_open(&replay, golden_replay, sizeof golden_replay) == TD_OK);
     for (uint32_t mode = 0; mode <= TD_MODE_STRATIFIED; mode++) {
-        td_sampler_config config = {mode, 42, 0.5f};
+        td_sampler_config config = {mode, 42, 0.5f, 0.0f};
         CHECK(td_sampler_init(&sampler, &train, &replay, &config) == TD_OK);
         uint32_t n = td_sampler_size(&sampler);
         CHECK(n == (mode == TD_MODE_FULL ? 46u : 14u));
@@ -160,7 +160,7 @@ static void test_sampler(void)
         CHECK(of_replay * 3.0f > (float)n * 0.9999f && of_replay * 3.0f < (float)n * 1.0001f);
         CHECK(td_sampler_get(&sampler, 1, n, row, x, &label, &weight) == TD_E_RANGE);
     }
-    td_sampler_config wrong = {3, 42, 0.5f};
+    td_sampler_config wrong = {3, 42, 0.5f, 0.0f};
     CHECK(td_sampler_init(&sampler, &train, &replay, &wrong) == TD_E_ARGUMENT);
 }
 
