@@ -16,6 +16,7 @@ from tinydream import cli, litert, wearables
 FACTS = {
     "board", "emulator", "wearer", "mode", "n_train_samples", "n_replay_samples", "bytes_raw_float32", "bytes_packed",
     "acc_before", "acc_after", "acc_after_full_data", "acc_other_before", "acc_other_after", "acc_tuned_tflite",
+    "acc_tuned_board",
     "ram_total", "ram_budget", "ram_used", "flash_used", "train_instructions_per_sample", "infer_instructions",
     "train_seconds_host_clock", "link_bytes", "wall_seconds",
 }  # fmt: skip

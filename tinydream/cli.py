@@ -190,12 +190,22 @@ def _eval(options: argparse.Namespace) -> None:
 def _pull(options: argparse.Namespace) -> None:
     from . import journey
     from .files import atomic_write
+    from .sources import read
 
     model, tflite = _model(options)
+    console = _console(options)
+    facts: dict[str, Any] = {"output": options.output}
+    lines = []
     with _connect(options) as device:
         tuned = journey.pull(device, model, tflite)
-    atomic_write(options.output, tuned)
-    _answer(options, {"output": options.output, "bytes": len(tuned)}, [f"{options.output}: {len(tuned):,} bytes"])
+        atomic_write(options.output, tuned)
+        if options.test is not None:
+            found = journey.compare(device, model, tuned, read(options.test), progress=console.progress)
+            facts["accuracy"] = asdict(found)
+            lines = [f"accuracy: {100 * found.trained:.1f} % as trained, {100 * found.int8_board:.1f} % requantised on "
+                     f"the board, {100 * found.int8_litert:.1f} % in LiteRT"]  # fmt: skip
+    console.close()
+    _answer(options, {**facts, "bytes": len(tuned)}, [f"{options.output}: {len(tuned):,} bytes", *lines])
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -266,7 +276,8 @@ def _demo_table(result: dict[str, Any]) -> list[str]:
     rows = [
         ("new wearer, before -> after", f"{percent('acc_before')} -> {percent('acc_after')}"),
         ("  with all rows instead", percent("acc_after_full_data")),
-        ("  tuned .tflite, LiteRT int8", percent("acc_tuned_tflite")),
+        ("  requantised, on the board", percent("acc_tuned_board")),
+        ("  requantised, in LiteRT", percent("acc_tuned_tflite")),
         ("other wearers, before -> after", f"{percent('acc_other_before')} -> {percent('acc_other_after')}"),
         ("samples trained on", f"{result['n_train_samples']} of {result['n_train_rows']} rows, "
                                f"{result['n_replay_samples']} replayed"),
@@ -399,5 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     made = command("pull", _pull, "Fetch the trained weights and write the tuned .tflite.")
     cut(made, model=True)
     made.add_argument("-o", "--output", required=True, help="the tuned .tflite")
+    made.add_argument("--test", metavar="ROWS", help="also tell how many of these rows (a file as for eval) are right: "
+                      "as trained, requantised on the board, and in LiteRT")  # fmt: skip
     link(made)
     return parser

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from . import boards, build, device, emulator, journey, litert, plots, wearables
+from . import boards, build, device, emulator, journey, plots, wearables
 from .compiler import compile_model
 from .device import Device, Stats
 from .errors import UsageError
@@ -107,7 +107,7 @@ def run(options: DemoOptions, folder: Path, report: Reporter) -> dict[str, Any]:
     wearer = prepare(options, report)
     chosen = boards.board(options.board)
     report.stage(f"planning {chosen.title}")
-    planned = plan(wearer.model, chosen, train=wearer.pack, replay=wearer.replay)
+    planned = plan(wearer.model, chosen, train=wearer.pack, replay=wearer.replay, config=options.train)
     _save_inputs(wearer, folder)
     for line in planned.lines():
         report.note(line)
@@ -141,16 +141,17 @@ def run_on_board(
     stats = board.stats()
     report.stage("pulling the tuned model")
     tuned = journey.pull(board, wearer.model, wearer.tflite)
-    report.stage("checking with LiteRT on the host")
-    by_litert = litert.classify(tuned, wearer.test.values, report.progress)
     other_before, other_after = _others(wearer, board)
+    report.stage("checking the tuned model, on the board and with LiteRT")
+    compared = journey.compare(board, wearer.model, tuned, wearer.test, progress=report.progress)
     result = _facts(options, wearer, planned, board, stats) | {
         "acc_before": before,
         "acc_after": after,
         "acc_after_full_data": _full_data(options, wearer),
         "acc_other_before": other_before,
         "acc_other_after": other_after,
-        "acc_tuned_tflite": float((by_litert == wearer.test.labels).mean()),
+        "acc_tuned_board": compared.int8_board,
+        "acc_tuned_tflite": compared.int8_litert,
         "train_instructions_per_sample": round(sum(e.instructions for e in epochs) / sum(e.steps for e in epochs)),
         "infer_instructions": stats.infer_instructions,
         "train_seconds_host_clock": round(seconds, 3),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from . import litert
 from .boards import board as load_board
 from .build import build
+from .compiler import compile_model
 from .device import Device, Pushed, connect
 from .emulator import Emulator
 from .errors import BoardError, DataError
@@ -19,9 +22,18 @@ from .packs import Pack, check_classes, model_inputs
 from .table import Table
 from .writeback import write_back
 
-__all__ = ["emulate", "evaluate", "pull", "push", "run"]
+__all__ = ["Accuracies", "compare", "emulate", "evaluate", "pull", "push", "run"]
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Of a tuned model on the same rows: its tail as trained, and requantised on the board and in LiteRT."""
+
+    trained: float
+    int8_board: float
+    int8_litert: float
 
 
 @contextmanager
@@ -72,6 +84,22 @@ def pull(device: Device, model: Model, tflite: bytes) -> bytes:
     if weights.sequence == 0 or weights.logit_range == (0.0, 0.0):
         raise BoardError("the board has not saved any trained weights for this model; run `tinydream train` first")
     return write_back(tflite, model, weights.parameters, weights.logit_range)
+
+
+def compare(
+    device: Device, model: Model, tuned: bytes, table: Table, *, progress: Progress | None = None
+) -> Accuracies:
+    """What requantising cost: `table` classified by the board with its trained tail, by the board with `tuned` (what
+    `pull` gave, pushed for that time instead of `model`), and by LiteRT.
+    """
+    trained, windows = evaluate(device, model, table, progress=progress), model_inputs(table, model)
+    try:
+        push(device, compile_model(tuned, whole=True))
+        on_board = device.classify(windows, progress)
+    finally:
+        push(device, model)
+    by_litert = litert.classify(tuned, windows, progress)
+    return Accuracies(trained, *(float((found == table.labels).mean()) for found in (on_board, by_litert)))
 
 
 def run(
