@@ -29,29 +29,40 @@ uint32_t td_file_size(const td_section *sections, uint32_t n_sections)
     return size > 0xFFFFFFFCu ? TOO_LARGE : (uint32_t)size;
 }
 
-int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections, uint8_t *out, uint32_t capacity)
+int td_file_head(uint32_t magic, const td_section *sections, const uint32_t *crcs, uint32_t n_sections, uint8_t *out)
 {
     if (n_sections > TD_FILE_MAX_SECTIONS) return TD_E_ARGUMENT;
-    uint32_t size = td_file_size(sections, n_sections);
-    if (size == TOO_LARGE || size > capacity) return TD_E_FULL;
+    uint32_t size = td_file_size(sections, n_sections), at = head_size(n_sections);
+    if (size == TOO_LARGE) return TD_E_FULL;
     td_put32(out, magic);
     td_put16(out + 4, TD_FILE_FORMAT);
     td_put16(out + 6, n_sections);
     td_put32(out + 8, size);
-    uint32_t at = head_size(n_sections);
     for (uint32_t i = 0; i < n_sections; i++) {
         uint8_t *entry = out + head_size(i);
-        uint32_t length = sections[i].size;
         td_put32(entry, sections[i].kind);
         td_put32(entry + 4, at);
-        td_put32(entry + 8, length);
-        td_put32(entry + 12, td_crc32(0, sections[i].data, (size_t)length));
-        if (length) memcpy(out + at, sections[i].data, (size_t)length);
-        memset(out + at + length, 0, (size_t)(aligned(length) - length));
-        at += aligned(length);
+        td_put32(entry + 8, sections[i].size);
+        td_put32(entry + 12, crcs[i]);
+        at += aligned(sections[i].size);
     }
     td_put32(out + 12, head_crc(out, n_sections));
     return TD_OK;
+}
+
+int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections, uint8_t *out, uint32_t capacity)
+{
+    if (n_sections > TD_FILE_MAX_SECTIONS) return TD_E_ARGUMENT;
+    uint32_t size = td_file_size(sections, n_sections), at = head_size(n_sections), crcs[TD_FILE_MAX_SECTIONS];
+    if (size == TOO_LARGE || size > capacity) return TD_E_FULL;
+    for (uint32_t i = 0; i < n_sections; i++) {
+        uint32_t length = sections[i].size;
+        crcs[i] = td_crc32(0, sections[i].data, length);
+        if (length) memcpy(out + at, sections[i].data, length);
+        memset(out + at + length, 0, aligned(length) - length);
+        at += aligned(length);
+    }
+    return td_file_head(magic, sections, crcs, n_sections, out);
 }
 
 /* Sections follow each other without gaps; padding is zero: a file has one form only. `expected` and

@@ -106,6 +106,10 @@ uint32_t td_file_size(const td_section *sections, uint32_t n_sections);
 /* Writes header, table and sections (each 4-byte aligned). TD_E_FULL when capacity is too small. */
 int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_sections,
                   uint8_t *out, uint32_t capacity);
+/* Writes the header and the table alone, for a file that is written piece by piece: of `sections` kind and size count,
+ * crcs[i] is the CRC-32 of section i's bytes. out: TD_FILE_HEADER + n_sections * TD_FILE_ENTRY bytes. TD_E_ARGUMENT for
+ * too many sections, TD_E_FULL when they are too large for one file. */
+int td_file_head(uint32_t magic, const td_section *sections, const uint32_t *crcs, uint32_t n_sections, uint8_t *out);
 /* Checks magic, version, bounds and every CRC. TD_E_FORMAT, TD_E_VERSION, TD_E_CRC; TD_E_UNSUPPORTED for a size that
  * size_t cannot hold. `size` may be
  * larger than the file (a flash partition); never smaller. */

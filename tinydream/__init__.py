@@ -19,7 +19,7 @@ _EXPORTS = {
     "Table": "table", "Column": "table", "table_from_arrays": "table", "table_from_columns": "table",
     "reduce": "reduction", "WeightedSamples": "reduction",
     "ImageOptions": "images", "read_images": "images",
-    "pack": "packs", "open_pack": "packs", "Pack": "packs",
+    "pack": "packs", "pack_file": "streaming", "open_pack": "packs", "Pack": "packs",
     "compile_model": "compiler", "Model": "model",
     "board": "boards", "Board": "boards",
     "plan": "planner", "Plan": "planner",
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .sources import from_frame as from_frame
     from .sources import read as read
     from .sources import series as series
+    from .streaming import pack_file as pack_file
     from .surveys import Candidate as Candidate
     from .surveys import survey as survey
     from .table import Column as Column

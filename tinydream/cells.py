@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from operator import not_
 from typing import Any
 
 import numpy as np
@@ -108,13 +109,13 @@ class CellType:
         if self.kind == "text":
             values = np.empty(len(cells), dtype=object)
             values[:] = cells
-            missing = np.fromiter((not cell for cell in cells), dtype=bool, count=len(cells))
+            missing = np.fromiter(map(not_, cells), dtype=bool, count=len(cells))
             return Column(name, values, missing if missing.any() else None)
-        gone = None
-        if not self._empty.isdisjoint(cells):
-            gone = np.fromiter(map(self._empty.__contains__, cells), dtype=bool, count=len(cells))
+        gone, empty = None, self._empty
+        if not empty.isdisjoint(cells):
+            gone = np.fromiter(map(empty.__contains__, cells), dtype=bool, count=len(cells))
             filler = {"b1": "false", "date": "1970-01-01", "time": "1970-01-01"}.get(self.kind, "0")
-            cells = [filler if cell in self._empty else cell for cell in cells]
+            cells = [filler if cell in empty else cell for cell in cells]
         return Column(name, self._values(cells), gone)
 
     def _values(self, cells: list[str]) -> npt.NDArray[Any]:

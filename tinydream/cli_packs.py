@@ -34,6 +34,11 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument(
         "--resolution", type=float, metavar="R", help="make real numbers multiples of R (says what that changes)"
     )
+    made.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="files that would take more, about, are packed piece by piece (default 256MB)",
+    )
     made.add_argument("-o", "--output", required=True, help="the .tdz")
     images = made.add_argument_group("images (a folder of folders of them, or --images)")
     images.add_argument("--images", action="store_true", help="rows are images: (n, height, width) or (.., channels)")
@@ -84,15 +89,60 @@ def read_source(options: argparse.Namespace) -> Any:
     """The table that source_arguments name."""
     from .sources import read
 
-    classes = options.classes.split(",") if options.classes else None
-    label = options.label[0] if options.label and len(options.label) == 1 else options.label
+    label, classes = _labels(options)
     return read(
         options.source, label=label, labels=options.labels, classes=classes, real=True if options.real else None,
         window=options.window, hop=options.hop,
     )  # fmt: skip
 
 
+def _labels(options: argparse.Namespace) -> tuple[Any, list[str] | None]:
+    """The label column or columns, and the names of the classes."""
+    label = options.label[0] if options.label and len(options.label) == 1 else options.label
+    return label, options.classes.split(",") if options.classes else None
+
+
 def _pack(options: argparse.Namespace) -> None:
+    from .streaming import DEFAULT_MEMORY, too_large
+
+    memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
+    whole = options.through or options.replay or options.images or options.method == "random"
+    if too_large(options.source, memory):
+        if not whole:
+            _pack_file(options, memory)
+            return
+        if options.max_memory is not None:
+            raise UsageError("--max-memory goes with neither --through, --replay, --images nor random rows: these take "
+                             "all rows at once")  # fmt: skip
+    _pack_whole(options)
+
+
+def _bytes(text: str) -> int:
+    """Bytes of "256MB", "1GB", "4000000"."""
+    units = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
+    unit = text[-2:].upper()
+    number = text[:-2] if unit in units else text
+    if not number.strip().isdecimal():
+        raise UsageError(f"--max-memory {text}: write a number of bytes, or 256MB")
+    return int(number) * units.get(unit, 1)
+
+
+def _pack_file(options: argparse.Namespace, memory: int) -> None:
+    from .streaming import pack_file
+
+    shown = console(options)
+    label, names = _labels(options)
+    told = pack_file(
+        options.source, options.output, label=label, labels=options.labels, classes=names,
+        real=True if options.real else None, per_class=options.per_class, method=options.method,
+        lossy_bits=_lossy_bits(options), resolution=options.resolution, max_memory=memory, progress=shown.progress,
+    )  # fmt: skip
+    shown.close()
+    _pack_answer(options, rows=told.rows, samples=told.samples, features=told.features, size=told.bytes,
+                 schema=told.schema, psnr=None, streamed=True, parts=told.parts)  # fmt: skip
+
+
+def _pack_whole(options: argparse.Namespace) -> None:
     from .compiler import compile_model
     from .packs import pack
     from .reduction import LARGE
@@ -109,16 +159,25 @@ def _pack(options: argparse.Namespace) -> None:
     if len(table) > LARGE and options.method == "variance":
         shown.note(f"more than {LARGE:,} rows: condensed by sorted keys or the published rule, not by variance")
     packed.save(options.output)
-    size, raw = len(packed.data), packed.raw_float32_size
-    facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features, "bytes": size,
-             "bytes_raw_float32": raw, "sections": packed.sections(), "psnr": packed.psnr,
-             "schema": packed.schema.as_list()}  # fmt: skip
-    lossy = [line for line in _field_lines(packed.schema) if "lossy" in line]
-    lost = (
-        lossy if packed.psnr is None else [f"not as they were: {packed.psnr:.2f} dB PSNR at quality {options.quality}"]
-    )
+    _pack_answer(options, rows=len(packed), samples=packed.n_samples, features=packed.n_features,
+                 size=len(packed.data), schema=packed.schema, psnr=packed.psnr, streamed=False,
+                 parts=int(packed.native.n_parts))  # fmt: skip
+
+
+def _pack_answer(
+    options: argparse.Namespace, *, rows: int, samples: int, features: int, size: int, schema: Any, psnr: float | None,
+    streamed: bool, parts: int,
+) -> None:  # fmt: skip
+    raw = rows * (4 * features + 1)
+    facts = {"rows": rows, "samples": samples, "features": features, "bytes": size, "bytes_raw_float32": raw,
+             "psnr": psnr, "schema": schema.as_list(), "streamed": streamed, "parts": parts}  # fmt: skip
+    lost = [line for line in _field_lines(schema) if "lossy" in line]
+    if psnr is not None:
+        lost.append(f"not as they were: {psnr:.2f} dB PSNR at quality {options.quality}")
+    if streamed:
+        lost.append(f"packed piece by piece, in {parts} parts")
     answer(options, facts, [
-        f"{options.output}: {len(packed)} rows x {packed.n_features}, {packed.n_samples} condensed samples, "
+        f"{options.output}: {rows} rows x {features}, {samples} condensed samples, "
         f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)", *lost
     ])  # fmt: skip
 

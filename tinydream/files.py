@@ -5,21 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from ._native import check, ffi, lib, view
+from .errors import DataError
 
-__all__ = ["atomic_write", "write_sections"]
+__all__ = ["SectionStream", "atomic_stream", "atomic_write", "write_sections"]
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes `data` to `path`; whatever happens, the path holds the old file or the new one, whole."""
+@contextlib.contextmanager
+def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write and to seek in that takes `path`'s place when the block ends, whole and on disk.
+
+    Whatever happens, and when the block raises, the path holds the old file or the new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         mask = os.umask(0)
@@ -35,6 +42,54 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
         os.fsync(directory)  # the rename too survives a power cut
     finally:
         os.close(directory)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path`; whatever happens, the path holds the old file or the new one, whole."""
+    with atomic_stream(path) as stream:
+        stream.write(data)
+
+
+class SectionStream:
+    """Writes a section file of `n_sections` piece by piece, in bounded memory."""
+
+    def __init__(self, stream: IO[bytes], magic: int, n_sections: int) -> None:
+        self._stream, self._magic = stream, magic
+        self._sections: list[tuple[int, int, int, int]] = []  # kind, offset, size, CRC
+        self._n = n_sections
+        self._at = lib.TD_FILE_HEADER + lib.TD_FILE_ENTRY * n_sections
+        stream.write(bytes(self._at))
+
+    def add(self, kind: int, pieces: Iterable[bytes]) -> None:
+        """The next section."""
+        start, crc = self._at, 0
+        for piece in pieces:
+            self._stream.write(piece)
+            crc = int(lib.td_crc32(crc, view(piece), len(piece)))
+            self._at += len(piece)
+        self._sections.append((kind, start, self._at - start, crc))
+        padding = -self._at % 4
+        self._stream.write(bytes(padding))
+        self._at += padding
+
+    def rewrite(self, kind: int, data: bytes) -> None:
+        """Other bytes, as many as before, in a section that was added."""
+        i = next(i for i, section in enumerate(self._sections) if section[0] == kind and section[2] == len(data))
+        self._stream.seek(self._sections[i][1])
+        self._stream.write(data)
+        self._sections[i] = (*self._sections[i][:3], int(lib.td_crc32(0, view(data), len(data))))
+
+    def finish(self) -> None:
+        """Writes header and table. Raises DataError when the file is too large for the format."""
+        native = ffi.new("td_section[]", self._n)
+        crcs = ffi.new("uint32_t[]", self._n)
+        for i, (kind, _, size, crc) in enumerate(self._sections):
+            native[i].kind, native[i].size, crcs[i] = kind, min(size, 2**32 - 1), crc
+        head = ffi.new("uint8_t[]", lib.TD_FILE_HEADER + lib.TD_FILE_ENTRY * self._n)
+        if lib.td_file_head(self._magic, native, crcs, len(self._sections), head) == lib.TD_E_FULL:
+            raise DataError(f"{self._at:,} bytes; a file of sections has at most 4 GiB. Split the rows over several")
+        self._stream.seek(0)
+        self._stream.write(bytes(ffi.buffer(head)))
 
 
 def write_sections(magic: int, sections: dict[int, bytes]) -> bytes:

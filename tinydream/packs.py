@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import cbor2
 import numpy as np
@@ -38,15 +39,17 @@ SECTIONS = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PAC
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
 VALUE_TYPES = (np.dtype("i4"), np.dtype("i1"), np.dtype("u1"), np.dtype("i2"), np.dtype("u2"))  # enum td_value_type
 MOST_PREPARED = 2**24  # bytes of tables for reading, shared by the parts of a pack
+MAPPED = 2**26  # bytes of a file from which on it is not read into memory
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
 class Pack:
     """A .tdz in memory. `p[i]`, `p[a:b]`, `p[mask]`, `p[numbers]` decode rows; `condensed` are its weighted samples."""
 
-    def __init__(self, data: bytes, *, source: str = "pack") -> None:
+    def __init__(self, data: bytes | mmap.mmap, *, source: str = "pack") -> None:
         """Checks the whole file. Raises FormatError when it is not a .tdz or is damaged."""
-        self.data = bytes(data)
+        # To all who read it, a mapped file is bytes.
+        self.data: bytes = cast(bytes, data) if isinstance(data, mmap.mmap) else bytes(data)
         self.source = source
         self._bytes = view(self.data)
         self.native = ffi.new("td_pack *")
@@ -434,9 +437,11 @@ def _joined(fields: Sequence[Field], found: Sequence[tuple[Any, Any]]) -> Any:
 
 
 def open_pack(path: str | os.PathLike[str]) -> Pack:
-    """Reads and checks a .tdz. Raises FormatError."""
+    """Opens and checks a .tdz; a large one stays on disk and is read from there. Raises FormatError."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            large = os.fstat(stream.fileno()).st_size >= MAPPED
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if large else stream.read()
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
     return Pack(data, source=str(path))
@@ -608,23 +613,24 @@ def _encode(
     shared = None if class_wise else _shared_plan(rows, width, method)
     for label in present:
         members = order[labels == label]
-        blob, header, begins, own = _best_part(
+        blob, header, begins, own = best_part(
             np.ascontiguousarray(rows[members]), width, method, group, members, most, shared
         )
-        header.offset, header.label = at, int(label)
-        record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
-        lib.td_encode_part_record(header, record)
-        parts += bytes(ffi.buffer(record))
+        parts += part_record(header, at, int(label))
         blobs.append(blob)
         starts.append(begins)
         stored.append(members[own])
         at += len(blob)
     begins = np.concatenate(starts)
+    described = schema_section(
+        n_rows=len(rows), n_samples=int(begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
+        n_parts=len(present), width=width, low=minimum, high=minimum + int(rows.max()), model=model, image=image,
+    )  # fmt: skip
     sections = {
-        lib.TD_PACK_SCHEMA: _schema(table, rows, len(present), int(begins.sum()), minimum, width, model, image),
+        lib.TD_PACK_SCHEMA: described,
         lib.TD_PACK_PARTS: parts,
         lib.TD_PACK_DATA: b"".join(blobs),
-        lib.TD_PACK_SAMPLES: _starts(begins),
+        lib.TD_PACK_SAMPLES: sample_starts(np.flatnonzero(begins), len(begins)),
     }
     if weights is not None:
         sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
@@ -647,25 +653,36 @@ def _value_type(low: int, high: int) -> int:
     return 0
 
 
-def _starts(begins: npt.NDArray[np.bool_]) -> bytes:
-    """The rows that begin samples: listed when they are few, else a bit a row."""
-    if int(begins.sum()) < len(begins) // lib.TD_LISTED_ROWS:
-        return np.flatnonzero(begins).astype("<u4").tobytes()
+def sample_starts(rows: npt.NDArray[np.int64], n_rows: int) -> bytes:
+    """The samples section: the rows that begin samples, listed when they are few, else a bit a row."""
+    if len(rows) < n_rows // lib.TD_LISTED_ROWS:
+        return rows.astype("<u4").tobytes()
+    begins = np.zeros(n_rows, dtype=bool)
+    begins[rows] = True
     return np.packbits(begins, bitorder="little").tobytes()
 
 
-def _schema(
-    table: Table, rows: npt.NDArray[np.uint32], n_parts: int, n_samples: int, minimum: int, width: int,
-    model: Model | None, image: Transformed | None,
+def part_record(header: Any, offset: int, label: int) -> bytes:
+    """A part's record for the parts section."""
+    header.offset, header.label = offset, label
+    record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
+    lib.td_encode_part_record(header, record)
+    return bytes(ffi.buffer(record))
+
+
+def schema_section(
+    *, n_rows: int, n_samples: int, n_features: int, n_classes: int, n_parts: int, width: int, low: int, high: int,
+    model: Model | None = None, image: Transformed | None = None,
 ) -> bytes:  # fmt: skip
+    """The section of that name; `low` and `high`: the smallest and the largest value."""
     scale, zero_point, model_hash = (
         (model.embedding_scale, model.embedding_zero_point, model.embedding_hash) if model else (1.0, 0, 0)
     )
     return b"".join((
-        np.array([len(rows), n_samples], dtype="<u4").tobytes(),
-        np.array([rows.shape[1], table.n_classes, n_parts], dtype="<u2").tobytes(),
-        bytes((width, 0 if image else _value_type(minimum, minimum + int(rows.max())))),
-        np.array([minimum], dtype="<i4").tobytes(),
+        np.array([n_rows, n_samples], dtype="<u4").tobytes(),
+        np.array([n_features, n_classes, n_parts], dtype="<u2").tobytes(),
+        bytes((width, 0 if image else _value_type(low, high))),
+        np.array([low], dtype="<i4").tobytes(),
         np.array([scale], dtype="<f4").tobytes(),
         np.array([zero_point], dtype="<i4").tobytes(),
         np.array([model_hash, image is not None], dtype="<u4").tobytes(),
@@ -691,7 +708,7 @@ def plan_bits(
     return mask, result
 
 
-def _best_part(
+def best_part(
     rows: npt.NDArray[np.uint32],
     width: int,
     method: str,

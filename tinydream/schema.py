@@ -339,7 +339,7 @@ class _CodePlanner:
             self.distinct = None  # a list would be no shorter than the values
             return
         self.distinct.update(np.unique(patterns).tolist())
-        if len(self.distinct) > MAX_LIST:
+        if len(self.distinct) > min(MAX_LIST, self.max_list // 100):
             self.distinct = None
 
     def _see_reals(self, values: Array) -> None:
@@ -422,9 +422,11 @@ class _CodePlanner:
 
     def _bits(self, code: Code) -> int:
         """Of the largest code."""
+        return 32 if code.kind == "plain" else max(1, self._most(code).bit_length())
+
+    def _most(self, code: Code) -> int:
+        """The largest code."""
         most = len(code.special)
-        if code.kind == "plain":
-            return 32
         if code.kind == "list":
             most += max(0, len(code.entries) - 1)
         elif code.kind == "bits":
@@ -436,7 +438,14 @@ class _CodePlanner:
             most += (round((self.range[1] if self.range else 0.0) * code.over) - code.low) // code.by
         elif self.low is not None:
             most += (self.high - code.low) // code.by
-        return max(1, most.bit_length())
+        return most
+
+    def stored_range(self, code: Code) -> tuple[int, int]:
+        """The smallest and the largest integer that stand for what was seen, as signed numbers of 32 bits."""
+        if code.kind == "plain":
+            return self.low or 0, self.high
+        most = self._most(code)
+        return (0, most) if most < 2**31 else (-(2**31), 2**31 - 1)
 
     def _cost(self, code: Code) -> tuple[int, int]:
         """Bits of all that was seen and of the list; of equals the one with the smaller scale."""
@@ -578,6 +587,20 @@ class Field:
         shape = (len(stored), *self.shape)
         return values.reshape(shape), None if missing is None else missing.reshape(shape)
 
+    def measure(self, values: Array, stored: npt.NDArray[np.int32], errors: npt.NDArray[np.float64]) -> None:
+        """Adds to errors[code] = (largest, sum of squares) of what lossy codes change in these values."""
+        if all(code.kind != "step" for code in self.codes):
+            return
+        flat = values.reshape(len(values), -1).astype(np.float64)
+        back, gone = self.decode(stored)
+        with np.errstate(invalid="ignore"):
+            change = np.abs(back.reshape(flat.shape).astype(np.float64) - flat)
+        change[~np.isfinite(flat) | (False if gone is None else gone.reshape(flat.shape))] = 0
+        split = [change] if len(self.codes) == 1 else np.split(change, flat.shape[1], axis=1)
+        for error, part in zip(errors, split, strict=True):
+            error[0] = max(error[0], float(part.max()))
+            error[1] += float(np.sum(part**2))
+
     def as_map(self) -> dict[str, Any]:
         """For the metadata."""
         facts: dict[str, Any] = {"name": self.name, "type": self.dtype}
@@ -703,6 +726,16 @@ class FieldPlanner:
         except DataError as error:
             raise DataError(f"column {self.name!r}: {error}") from error
 
+    @property
+    def text_bytes(self) -> int:
+        """What distinct texts take in memory."""
+        return sum(code.text_bytes for code in self._codes)
+
+    def stored_range(self, field: Field) -> tuple[int, int]:
+        """The smallest and the largest integer that the field stores of what was seen."""
+        ranges = [planner.stored_range(code) for planner, code in zip(self._codes, field.codes, strict=True)]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
     def field(self) -> Field:
         """By what was seen. Raises DataError when a resolution is too fine for the range."""
         try:
@@ -749,20 +782,23 @@ def encode_table(schema: Schema, table: Table) -> npt.NDArray[np.int32]:
 
 def with_errors(schema: Schema, table: Table, stored: npt.NDArray[np.int32]) -> Schema:
     """The schema with what its lossy codes change in these rows: the largest and the root mean square error of each."""
-    fields, at = [], 0
+    errors, at = [], 0
     columns = [column.values for column in table.columns] or [table.values]
     for item, values in zip(schema.fields, [*columns, *(column.values for column in table.targets)], strict=True):
-        own = stored[:, at : at + item.n_stored]
+        errors.append(np.zeros((len(item.codes), 2)))
+        item.measure(values, stored[:, at : at + item.n_stored], errors[-1])
         at += item.n_stored
-        if any(code.kind == "step" for code in item.codes):
-            flat = values.reshape(len(values), -1).astype(np.float64)
-            back, gone = item.decode(own)
-            with np.errstate(invalid="ignore"):
-                change = np.abs(back.reshape(flat.shape).astype(np.float64) - flat)
-            change[~np.isfinite(flat) | (False if gone is None else gone.reshape(flat.shape))] = 0
-            split = [change] if len(item.codes) == 1 else np.split(change, flat.shape[1], axis=1)
-            errors = [(float(part.max()), float(np.sqrt(np.mean(part**2)))) for part in split]
-            codes = zip(item.codes, errors, strict=True)
+    return add_error(schema, errors, len(table))
+
+
+def add_error(schema: Schema, errors: Sequence[npt.NDArray[np.float64] | None], n_rows: int) -> Schema:
+    """The schema with the errors that Field.measure has added up over `n_rows`."""
+    fields = []
+    for item, measured in zip(schema.fields, errors, strict=True):
+        if measured is not None:
+            n = n_rows * (item.size if len(item.codes) == 1 else 1)
+            found = [(float(most), math.sqrt(float(total) / n)) for most, total in measured]
+            codes = zip(item.codes, found, strict=True)
             item = replace(item, codes=tuple(replace(c, error=e) if c.kind == "step" else c for c, e in codes))
         fields.append(item)
     return Schema(tuple(fields))

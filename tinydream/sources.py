@@ -68,11 +68,11 @@ def label_names(label: str | Sequence[str] | None) -> list[str]:
     return [label] if isinstance(label, str) else list(label or ())
 
 
-def read_array(path: str | Path) -> Array:
-    """The array of a .npy file. Raises DataError when it cannot be read as one."""
+def read_array(path: str | Path, *, mapped: bool = False) -> Array:
+    """The array of a .npy file; `mapped`: it stays on disk. Raises DataError when it cannot be read as one."""
     path = Path(path)
     try:
-        array: Array = _load(path, np.ndarray)
+        array: Array = _load(path, np.ndarray, "r" if mapped else None)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     return array

@@ -267,13 +267,14 @@ def _is_real(column: Column) -> bool:
 
 def _with_classes(table: Table, given: Array, classes: Sequence[str] | int | None) -> Table:
     ordered = classes is not None or given.dtype.kind in "iufb"
-    numbers, names = _number_labels(given, classes, table.source)
+    numbers, names = class_numbers(given, classes, table.source)
     return replace(table, labels=numbers, classes=names, ordered=ordered)
 
 
-def _number_labels(
+def class_numbers(
     given: npt.NDArray[Any], classes: Sequence[str] | int | None, source: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """The class of each label, and the names of the classes. Raises DataError for labels that are no classes."""
     if given.dtype.kind in "OMm":
         return _number_names(given.astype(str).astype(object) if given.dtype.kind != "O" else given, classes, source)
     with np.errstate(invalid="ignore"):  # NaN is caught by the comparison

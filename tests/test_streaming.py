@@ -1,0 +1,314 @@
+"""Packing piece by piece gives what packing at once gives, in bounded memory, and never leaves half a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tinydream as td
+from tinydream import cli, files, streaming
+from tinydream.errors import DataError, TinyDreamError, UsageError
+from tinydream.inspection import verify
+from tinydream.packs import Pack, open_pack, pack
+from tinydream.streaming import pack_file
+
+SMALL = 2**22
+
+
+def write_rows(path: Path, n: int, seed: int = 0) -> Path:
+    """Columns of all kinds; types that only show late, cells that are empty."""
+    random = np.random.default_rng(seed)
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "price", "city", "day", "late", "kind"])
+        days = np.datetime_as_string(np.datetime64("2024-01-01") + random.integers(0, 90, n)).tolist()
+        writer.writerows(
+            [i * 7, "" if i % 11 == 0 else round(float(p), 2), "abc"[i % 3] * (i % 4), days[i],
+             "0.5" if i == n - 1 else i % 9, f"k{i % 5 % 3}"]
+            for i, p in enumerate(random.normal(100, 20, n))
+        )  # fmt: skip
+    return path
+
+
+def contents(made: Pack) -> Counter[tuple[Any, ...]]:
+    lists = []
+    for column in (*made.columns(), *made.targets()):
+        values = column.values.view(np.int64) if column.values.dtype.kind == "M" else column.values
+        gone = np.zeros(len(made), dtype=bool) if column.missing is None else column.missing
+        lists.append([None if m else v for v, m in zip(values.tolist(), gone.tolist(), strict=True)])
+    classes = [made.classes[i] for i in made.class_numbers]
+    return Counter(zip(*lists, classes, strict=True))
+
+
+@pytest.mark.parametrize("label", ["kind", "price", ["price", "kind"], None])
+def test_piece_by_piece_as_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: Any) -> None:
+    source = write_rows(tmp_path / "t.csv", 3000)
+    if label == "price":
+        source.write_text(source.read_text().replace(",,", ",1.25,"))
+    at_once = pack(td.read(source, label=label, real=True if label == "price" else None))
+    monkeypatch.setattr(streaming, "CELL", 3000)  # many chunks, and parts of a few hundred rows
+    monkeypatch.setattr(streaming._Encoder, "_flush", checked(streaming._Encoder._flush))
+    calls: list[tuple[int, int]] = []
+    told = pack_file(source, tmp_path / "t.tdz", label=label, max_memory=SMALL, progress=lambda *c: calls.append(c),
+                     real=True if label == "price" else None)  # fmt: skip
+    made = verify(tmp_path / "t.tdz")
+    assert contents(made) == contents(at_once) and made.classes == at_once.classes
+    assert (told.rows, told.features, told.bytes) == (3000, made.n_features, (tmp_path / "t.tdz").stat().st_size)
+    assert made.schema == at_once.schema == told.schema
+    total = 2 * source.stat().st_size
+    assert calls[-1] == (total, total) and {t for _, t in calls} == {total} and len(calls) > 8
+
+
+def checked(flush: Any) -> Any:
+    """A part is never larger than memory allows."""
+
+    def wrapped(self: Any, number: int) -> bytes:
+        self._part_rows = min(self._part_rows, 400)
+        n = self.n_rows
+        data: bytes = flush(self, number)
+        assert self.n_rows - n <= 400
+        return data
+
+    return wrapped
+
+
+def test_parquet_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "CELL", 3000)
+    frame = pd.read_csv(write_rows(tmp_path / "t.csv", 2000), parse_dates=["day"])
+    frame.to_parquet(tmp_path / "t.parquet")
+    pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz", label="kind", max_memory=SMALL)
+    assert contents(open_pack(tmp_path / "t.tdz")) == contents(pack(td.read(frame, label="kind")))
+
+    rows = np.random.default_rng(1).normal(size=(700, 4, 3)).round(2).astype(np.float32)
+    for values in (rows, (rows * 100).astype(np.int16), (rows * 1e9).astype(np.int64)):
+        np.save(tmp_path / "x.npy", values)
+        np.save(tmp_path / "y.npy", np.arange(700) % 4)
+        told = pack_file(
+            tmp_path / "x.npy", tmp_path / "x.tdz", labels=tmp_path / "y.npy", max_memory=SMALL, method="entrogede"
+        )
+        made = open_pack(tmp_path / "x.tdz")
+        at_once = pack(td.table_from_arrays(values, np.arange(700) % 4))
+        assert made[:].dtype == values.dtype and made.n_classes == 4 and told.schema == at_once.schema
+        found = Counter((row.tobytes(), int(y)) for row, y in zip(made[:], made.labels, strict=True))
+        assert found == Counter((row.tobytes(), i % 4) for i, row in enumerate(values))
+
+
+def test_lossy_packs_know_their_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "CELL", 9000)
+    values = np.random.default_rng(2).normal(size=(900, 3))
+    np.save(tmp_path / "x.npy", values)
+    told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", lossy_bits=6, max_memory=SMALL)
+    at_once = pack(td.table_from_arrays(values, None), lossy_bits=6).schema
+    for one, other in zip(told.schema.fields[0].codes, at_once.fields[0].codes, strict=True):
+        assert one.error == pytest.approx(other.error) and one.step == other.step
+    assert open_pack(tmp_path / "x.tdz").schema == told.schema
+
+
+def test_the_packs_are_as_small_nearly(tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).normal(0, 40, (60_000, 4)).astype(np.int16)
+    np.save(tmp_path / "x.npy", rows)
+    told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", max_memory=2**23)
+    assert told.parts > 3 and told.bytes < 1.3 * len(pack(td.table_from_arrays(rows, None)).data)
+    assert told.samples <= 16
+
+
+WRONG = [
+    ("a,y\n", {}, "at least one row"),
+    ("a,y\n1,x\n", {"label": "z"}, "no column 'z'"),
+    ("a,a\n1,2\n", {}, "2 columns"),
+    ("a,y\n1,x\n2,\n", {"label": "y"}, "row 1 has no label"),
+    ("a,y\n1,2\n3\n", {}, "line 3"),
+    ("y\nx\n", {"label": "y"}, "one value"),
+    ("a,y\n1,-1\n", {"label": "y"}, "out of range"),
+    ("a,y\n1,x\n", {"label": "y", "classes": ["u"]}, "none of u"),
+    ("a,y\n1,0.5\n", {"label": "y", "classes": ["u"]}, "classes are named"),
+    ("a\n\ud800\n", {}, "cannot be read"),
+    ("a,y\n" + "".join(f"1,k{i}\n" for i in range(1025)), {"label": "y"}, "1024 classes"),
+    ("a,y\n1,nan\n", {"label": "y"}, "not fractions"),
+    ("a,y\n1,2000\n", {"label": "y"}, "2001 classes"),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "message"), WRONG, ids=[w[2] for w in WRONG])
+def test_wrong_files_leave_the_old_pack(tmp_path: Path, text: str, options: dict[str, Any], message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
+    (tmp_path / "t.tdz").write_bytes(b"old")
+    with pytest.raises(TinyDreamError, match=message):
+        pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", **options)
+    assert (tmp_path / "t.tdz").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_wrong_calls(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with pytest.raises(UsageError, match="at least"):
+        pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", max_memory=1000)
+    with pytest.raises(UsageError, match="no method"):
+        pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", method="random")
+    for name in ("gone.csv", "t.npz"):
+        with pytest.raises(DataError, match="no such file"):
+            pack_file(tmp_path / name, tmp_path / "t.tdz")
+    (tmp_path / "t.txt").write_text("")
+    with pytest.raises(DataError, match="piece by piece"):
+        pack_file(tmp_path / "t.txt", tmp_path / "t.tdz")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"as \.parquet"):
+        pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(DataError, match="rows must be numbers"):
+        pack_file(tmp_path / "x.npy", tmp_path / "t.tdz")
+    np.save(tmp_path / "x.npy", np.zeros((3, 1)))
+    with pytest.raises(DataError, match="labels of shape"):
+        pack_file(tmp_path / "x.npy", tmp_path / "t.tdz", labels=tmp_path / "x.npy")
+
+
+def test_texts_larger_than_memory_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{'x' * 50}{i},{i}\n" for i in range(9000)))
+    with pytest.raises(DataError, match=r"column 'a': .* different texts"):
+        pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", max_memory=SMALL)
+
+
+# ------------------------------------------------------------------ interrupted
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt: not an Exception."""
+
+
+def test_interrupted_at_any_write_the_old_file_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = write_rows(tmp_path / "t.csv", 200), tmp_path / "t.tdz"
+    target.write_bytes(b"old")
+    done = 0
+
+    def failing(number: int, error: type[BaseException]) -> Any:
+        class Disk(io.FileIO):
+            count = 0
+
+            def step(self) -> None:
+                nonlocal done
+                done = self.count = self.count + 1
+                if self.count == number:
+                    raise error("interrupted")
+
+            def write(self, data: Any) -> int:
+                self.step()
+                return super().write(data)
+
+            def seek(self, *at: int) -> int:
+                self.step()
+                return super().seek(*at)
+
+            def flush(self) -> None:
+                if not self.closed:
+                    self.step()
+                super().flush()
+
+        return lambda handle, mode: Disk(handle, mode)
+
+    monkeypatch.setattr(files.os, "fdopen", failing(0, OSError))
+    pack_file(source, target, label="kind")
+    whole, steps = target.read_bytes(), done
+    assert steps > 15
+    for error in (OSError, Interrupted):
+        for number in range(1, steps + 1):
+            target.write_bytes(b"old")
+            monkeypatch.setattr(files.os, "fdopen", failing(number, error))
+            with pytest.raises(error, match="interrupted"):
+                pack_file(source, target, label="kind")
+            assert target.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.tdz"]
+    monkeypatch.undo()
+    pack_file(source, target, label="kind")
+    assert target.read_bytes() == whole
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_rows(tmp_path / "t.csv", 50)
+    (tmp_path / "t.tdz").write_bytes(b"old")
+    second = streaming._second_pass
+
+    text = source.read_text()
+    for old, new, message in (("\n7,", "\n7000000,", "not what was there"), ("\n7,", "\nseven,", "cannot be read"),
+                              ("k1", "k7", "'k7' is none of k0, k1")):  # fmt: skip
+
+        def changed(*arguments: Any, to: str = text.replace(old, new)) -> Any:
+            source.write_text(to)
+            return second(*arguments)
+
+        monkeypatch.setattr(streaming, "_second_pass", changed)
+        source.write_text(text)
+        with pytest.raises(DataError, match=message):
+            pack_file(source, tmp_path / "t.tdz", label="kind")
+        assert (tmp_path / "t.tdz").read_bytes() == b"old"
+
+
+# ------------------------------------------------------------------ memory
+
+
+PEAK = """
+import sys, tracemalloc
+from tinydream.streaming import pack_file
+def peak():  # of the process where the system tells (getrusage would count the parent's); else of what Python allocates
+    try:
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    except OSError:
+        return tracemalloc.get_traced_memory()[1] if tracemalloc.is_tracing() else tracemalloc.start() or 0
+before = peak()
+told = pack_file(sys.argv[1], sys.argv[2], label="kind", max_memory=int(sys.argv[3]))
+print(told.rows, told.parts, peak() - before)
+"""
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """A table several times as large as the memory, twice as large again: the peak stays where it was told to."""
+    memory, peaks = 2**23, []
+    for n in (60_000, 120_000):
+        source = write_rows(tmp_path / "t.csv", n)
+        command = [sys.executable, "-c", PEAK, source, tmp_path / "t.tdz", str(memory)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows, parts, peak = map(int, done.stdout.split())
+        assert rows == n and parts > 3
+        peaks.append(peak)
+    in_memory = 120_000 * 6 * 60  # cells as Python's texts, let alone arrays
+    assert in_memory > 5 * memory
+    assert peaks[1] < 1.25 * memory and peaks[1] < peaks[0] + memory // 8
+
+
+# ------------------------------------------------------------------ command line and large packs
+
+
+def test_the_command_packs_what_is_too_large_piece_by_piece(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_rows(tmp_path / "t.csv", 9000)
+    assert streaming.too_large(source, SMALL) and not streaming.too_large(source, 2**28)
+    arguments = ["pack", str(source), "--label", "kind", "-o", str(tmp_path / "t.tdz"), "--json"]
+    assert cli.main([*arguments, "--max-memory", "4MB"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == 9000 and told["streamed"] and told["bytes"] == (tmp_path / "t.tdz").stat().st_size
+    assert cli.main(arguments) == 0
+    assert not json.loads(capsys.readouterr().out)["streamed"]
+    for memory, message in (("4XB", "--max-memory"), ("1KB", "at least")):
+        assert cli.main([*arguments, "--max-memory", memory]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main([*arguments, "--max-memory", "4MB", "--replay", "5"]) == 2
+    assert "--max-memory" in capsys.readouterr().err
+
+
+def test_large_packs_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pack(td.table_from_arrays(np.arange(60).reshape(20, 3), np.arange(20) % 2))
+    made.save(tmp_path / "t.tdz")
+    monkeypatch.setattr("tinydream.packs.MAPPED", 1)
+    opened = open_pack(tmp_path / "t.tdz")
+    assert type(opened.data).__name__ == "mmap" and np.array_equal(opened[:], made[:])
+    opened.save(tmp_path / "u.tdz")
+    assert (tmp_path / "u.tdz").read_bytes() == made.data
+    (tmp_path / "empty.tdz").write_bytes(b"")
+    with pytest.raises(TinyDreamError, match="empty"):
+        open_pack(tmp_path / "empty.tdz")
