@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ._native import check, ffi, lib, view
 
-__all__ = ["SortedPart", "encode_sorted"]
+__all__ = ["KeyPlan", "SortedPart", "encode_sorted", "plan_sorted"]
 
 SAMPLE = 16384  # rows on which the two orders of a key's bits are compared
 STEP = 3  # of the lengths of the key that are tried
@@ -41,8 +41,20 @@ class SortedPart:
         return starts
 
 
-def encode_sorted(rows: Rows, width: int) -> SortedPart | None:
-    """The rows as a part with keys; None when all rows are equal, or they do not fit one."""
+@dataclass(frozen=True)
+class KeyPlan:
+    """How rows are to be sorted: `rows` less `offsets` and as numbers of list entries, `bits` of the longest key."""
+
+    rows: Rows
+    offsets: Rows
+    n_entries: npt.NDArray[np.uint16]
+    entries: Rows
+    varying: Rows
+    bits: Rows
+
+
+def plan_sorted(rows: Rows, width: int) -> KeyPlan | None:
+    """The plan of a part with keys; None when all rows are equal."""
     rows = rows.copy()
     n, d = rows.shape
     offsets, high, varying = (np.empty(d, dtype=np.uint32) for _ in range(3))
@@ -51,13 +63,21 @@ def encode_sorted(rows: Rows, width: int) -> SortedPart | None:
     n_entries, entries = _rank(rows, width, high, varying)
     if not varying.any():
         return None
-    bits = _choose_bits(rows, varying)
-    keys, order = _sort(_keys(rows, bits), len(bits))
+    return KeyPlan(rows, offsets, n_entries, entries, varying, _choose_bits(rows, varying))
+
+
+def encode_sorted(rows: Rows, width: int) -> SortedPart | None:
+    """The rows as a part with keys; None when all rows are equal, or they do not fit one."""
+    plan = plan_sorted(rows, width)
+    if plan is None:
+        return None
+    bits = plan.bits
+    keys, order = _sort(_keys(plan.rows, bits), len(bits))
     drop = _choose_length(keys, len(bits))
     keys >>= np.uint64(drop)
     bits = bits[: len(bits) - drop]
-    constant = ~varying & np.uint32(2**width - 1)
-    coded = _encode(rows, order, keys, width, constant, offsets, n_entries, entries, bits)
+    constant = ~plan.varying & np.uint32(2**width - 1)
+    coded = _encode(plan.rows, order, keys, width, constant, plan.offsets, plan.n_entries, plan.entries, bits)
     return SortedPart(*coded, order.astype(np.int64), keys, len(bits)) if coded else None
 
 
