@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import re
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
+import cbor2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_golden import GOLDEN
+from test_packs import sections_of
 
 from tinydream._native import ffi, lib, view
+from tinydream.errors import FormatError
 from tinydream.files import write_sections
 from tinydream.packs import Pack
 
@@ -81,3 +90,36 @@ def test_many_parts_of_wide_rows_open_in_linear_time() -> None:
         return min(taken for _, taken in times)
 
     assert seconds(1024) < 12 * seconds(256) + 0.01
+
+
+ODD = (0, 1, -1, 2**31, 2**64, 10**30, float("nan"), float("inf"), 0.5, "", "x", "i4", "f8", "M8[ns]", "text", "list",
+       "step", "bits", None, True, [], {}, [1], b"", {"a": 1}, ["a", "b"], [None])  # fmt: skip
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Of everything inside maps and lists."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, item in inner for place in [(*at, key), *places(item, (*at, key))]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(["fields.tdz", "windows.tdz", "image.tdz"]), seed=st.integers(0, 2**32))
+def test_metadata_of_any_shape_is_refused_or_reads(name: str, seed: int) -> None:
+    rng, sections = random.Random(seed), sections_of((GOLDEN / name).read_bytes())
+    meta = cbor2.loads(sections[lib.TD_PACK_META])
+    for _ in range(rng.randint(1, 3)):
+        *path, last = rng.choice(places(meta) or [("fields",)])
+        holder = meta
+        for key in path:
+            holder = holder[key]
+        if rng.random() < 0.2 and last in (holder if isinstance(holder, dict) else range(len(holder))):
+            del holder[last]
+        else:
+            holder[last] = copy.deepcopy(rng.choice(ODD))
+    data = write_sections(lib.TD_MAGIC_PACK, {**sections, lib.TD_PACK_META: cbor2.dumps(meta)})
+    try:
+        opened = Pack(data)
+    except FormatError:
+        return
+    assert len(opened[:]) == len(opened) == len(opened.labels)
+    assert len(opened.columns()) + len(opened.targets()) == len(opened.schema.fields)
