@@ -268,7 +268,7 @@ ITEMS = [
     Item("ad01", "MLPerf Tiny ad01 int8, inference", stored("ad01_int8.tflite", whole=True), RUN,
          "tflite-micro + CMSIS-NN", 582_962, "arena 2.6 KB", 560_000),
     *layers_on("M4F", " int8", (560_991, 5_493_152, 1_068_997, 160_108)),
-    *layers_on("M3", ", Cortex-M3 code (plain C)", (664_920, 7_886_913, 1_591_674, 281_390)),
+    *layers_on("M3", ", Cortex-M3 code", (664_920, 7_886_913, 1_591_674, 281_390)),
     Item("kws-m55", "MLPerf Tiny kws int8, inference, Cortex-M55 (Helium)", stored(KWS), CLASSIFY,
          "", 0, "", None, core="M55"),
     *layers_on("M55", ", Cortex-M55 (Helium)"),

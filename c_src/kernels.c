@@ -134,8 +134,8 @@ static void conv_inside(const td_op *op, const td_tensor *in, const int8_t *w, i
 
 #if TD_MVE
 #include "kernels_mve.h"
-#elif TD_DSP
-#include "kernels_dsp.h"
+#elif TD_WIDE
+#include "kernels_wide.h"
 #endif
 
 /* An odd last channel is computed as a pair with itself. */
@@ -143,8 +143,8 @@ void td_conv(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
 #if TD_MVE
     if (conv_mve(op, in, out)) return;
-#elif TD_DSP
-    if (conv_dsp(op, in, out)) return;
+#elif TD_WIDE
+    if (conv_wide(op, in, out)) return;
 #endif
     const int8_t *w = op->weights;
     int32_t filter = op->y.taps * op->x.taps * in->c;
@@ -225,8 +225,8 @@ void td_depthwise(const td_op *op, const td_tensor *in, const td_tensor *out)
     int32_t c = 0;
 #if TD_MVE
     c = depthwise_mve(op, in, out);
-#elif TD_DSP
-    if (depthwise_dsp(op, in, out)) return;
+#elif TD_WIDE
+    if (depthwise_wide(op, in, out)) return;
 #endif
     int32_t multiplier = out->c / in->c;
     const int8_t *w = op->weights + c * op->y.taps * op->x.taps;

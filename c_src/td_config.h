@@ -22,13 +22,22 @@
 #endif
 #endif
 
-/* 1: the kernels of kernels_dsp.h, for Arm cores with 16-bit SIMD multiplication (Cortex-M4, M7, M33). Same results, less
- * time, at most 1.5 KB more of stack. */
+/* 1: 16-bit SIMD multiplication in the kernels of kernels_wide.h (Cortex-M4, M7, M33). Same results, less time. */
 #ifndef TD_DSP
 #if defined(__ARM_FEATURE_DSP) && !TD_MVE && defined(__OPTIMIZE__) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
 #define TD_DSP 1
 #else
 #define TD_DSP 0
+#endif
+#endif
+
+/* 1: the kernels of kernels_wide.h, for cores with a dozen registers for arithmetic (Cortex-M3 and up). Same results, less
+ * time, at most 1.5 KB more of stack and 3 KB of code. Little-endian only. */
+#ifndef TD_WIDE
+#if TD_DSP || (defined(__thumb2__) && !TD_MVE && defined(__OPTIMIZE__) && !defined(__ARM_BIG_ENDIAN))
+#define TD_WIDE 1
+#else
+#define TD_WIDE 0
 #endif
 #endif
 

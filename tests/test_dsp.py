@@ -1,10 +1,11 @@
-"""The kernels of cores with the DSP extension and with Helium against the plain C ones: emulated boards against a host.
+"""The kernels of cores that do more than a Cortex-M0 against the plain C ones: emulated boards against the host.
 
 The host's are held against LiteRT's reference kernels in test_model.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -12,22 +13,37 @@ from typing import Any
 
 import numpy as np
 import pytest
-from board_kit import connect, firmware
+from board_kit import connect
 from models import convert, random_network
 
-from tinydream import boards, emulator
+from tinydream import boards, build, emulator
 from tinydream.compiler import compile_model
 from tinydream.device import Device
 from tinydream.graph import read_graph
 from tinydream.model import Model
 
-INSTRUCTIONS = {"an386": {"smlad", "smlatt", "smmulr"}, "an547": {"dlstp.8", "letp", "vqrdmulh.s32", "vrshl.s32"}}
+AN386, AN547 = boards.board("an386"), boards.board("an547")
+BOARDS = {
+    "Cortex-M4F": AN386,
+    "Cortex-M3": dataclasses.replace(AN386, flags=("-mcpu=cortex-m3", "-mthumb")),
+    "Cortex-M55": AN547,
+}
+MARKS = {
+    "Cortex-M4F": {"smlad", "smlatt", "smmulr"},
+    "Cortex-M3": {"<conv_two_positions>:"},
+    "Cortex-M55": {"dlstp.8", "letp", "vqrdmulh.s32", "vrshl.s32"},
+}
 
 
-@pytest.fixture(scope="module", params=[*INSTRUCTIONS])
+@cache
+def firmware(core: str) -> build.Firmware:
+    return build.build(BOARDS[core])
+
+
+@pytest.fixture(scope="module", params=[*BOARDS])
 def board(request: pytest.FixtureRequest) -> Iterator[Device]:
     with (
-        emulator.Emulator(boards.board(request.param), firmware(request.param)) as emulated,
+        emulator.Emulator(BOARDS[request.param], firmware(request.param)) as emulated,
         connect(emulated.url) as device,
     ):
         yield device
@@ -42,11 +58,11 @@ def assert_same(board: Device, model: Model, seed: int) -> None:
         np.testing.assert_array_equal(board.embed(x), expected)
 
 
-@pytest.mark.parametrize("board_id", [*INSTRUCTIONS])
-def test_the_board_has_these_kernels(board_id: str) -> None:
-    listing = ["arm-none-eabi-objdump", "-d", "--no-show-raw-insn", str(firmware(board_id).elf)]
+@pytest.mark.parametrize("core", [*BOARDS])
+def test_the_board_has_these_kernels(core: str) -> None:
+    listing = ["arm-none-eabi-objdump", "-d", "--no-show-raw-insn", str(firmware(core).elf)]
     code = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
-    assert set(code.split()) >= INSTRUCTIONS[board_id]
+    assert set(code.split()) >= MARKS[core]
 
 
 @cache

@@ -103,25 +103,26 @@ def test_multipliers_are_close_and_normal(real: float) -> None:
         assert real < 2**-31
 
 
-def test_products_from_16_bit_halves_give_the_same_bytes(tmp_path) -> None:
-    """What a Cortex-M0 is built with, run on the host."""
-    library = tmp_path / "narrow.so"
+@pytest.mark.parametrize("option", ["TD_NARROW_MULTIPLY", "TD_WIDE"])
+def test_what_other_cores_are_built_with_gives_the_same_bytes(tmp_path, option: str) -> None:
+    """Products from halves are for a Cortex-M0, the wide kernels for cores with more registers; here on the host."""
+    library = tmp_path / "other.so"
     sources = [
         PROJECT / "c_src" / name
         for name in ("model.c", "kernels.c", "kernels_int16.c", "kernels_f32.c", "elementwise.c", "file.c", "common.c")
     ]
-    flags = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-DTD_NARROW_MULTIPLY=1"]
+    flags = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", f"-D{option}=1"]
     subprocess.run([os.environ.get("CC", "cc"), *flags, *map(str, sources), "-o", str(library)], check=True)
-    narrow = ctypes.CDLL(str(library))
+    other = ctypes.CDLL(str(library))
     for tflite in (demo_model(), dense_model(), convert(random_network(4), 4), convert(random_network(6), 6)):
         model = compile_model(tflite, 1)
         inputs = random_inputs(model, 8, 0)
         handle = ctypes.create_string_buffer(_native.ffi.sizeof("td_model"))
         arena = np.zeros(model.arena_size // 8 + 1, np.int64).view(np.int8)
-        assert narrow.td_model_open(handle, model.tdm, len(model.tdm)) == 0
+        assert other.td_model_open(handle, model.tdm, len(model.tdm)) == 0
         for row, expected in zip(inputs, model.embed(inputs), strict=True):
             arena[model.native.input_offset :][: row.size] = row.ravel()
-            assert narrow.td_model_run(handle, ctypes.c_void_p(arena.ctypes.data), arena.size) == 0
+            assert other.td_model_run(handle, ctypes.c_void_p(arena.ctypes.data), arena.size) == 0
             got = arena[model.native.embedding_offset :][: expected.size]
             np.testing.assert_array_equal(got, expected)
 

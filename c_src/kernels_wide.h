@@ -1,18 +1,17 @@
-/* Convolutions, dense and depthwise layers for Cortex-M with the DSP extension (M4, M7, M33, M55): two 16-bit products an
- * instruction. Part of kernels.c, whose plain C is the reference and computes whatever these refuse (they return
- * false); the sums are the same modulo 2^32, so are the results.
+/* Convolutions, dense and depthwise layers for cores with more registers than a Cortex-M0 has. Part of kernels.c, whose
+ * plain C is the reference and computes whatever these refuse (they return false); the sums are the same modulo 2^32,
+ * so are the results.
  *
  * Positions are the outer loop here: a window is gathered once, the padding filled with the zero point, and meets all
- * channels. Two positions and two channels at a time load each value once for two products. */
-#ifndef TD_KERNELS_DSP_H
-#define TD_KERNELS_DSP_H
-
-#include <arm_acle.h>
+ * channels. Two positions and two channels at a time load each value once for two products. The inner blocks are those
+ * of blocks_dsp.h where two products are one instruction, else those of blocks_c.h. */
+#ifndef TD_KERNELS_WIDE_H
+#define TD_KERNELS_WIDE_H
 
 #include "gather.h"
 
 enum {
-    DSP_TAPS = 64               /* of the largest depthwise kernel: 8 bytes each on the stack */
+    WIDE_TAPS = 64              /* of the largest depthwise kernel: up to 8 bytes each on the stack */
 };
 
 /* Four int8 at any address. */
@@ -23,120 +22,11 @@ static inline uint32_t load4(const int8_t *p)
     return word;
 }
 
-/* Values 0 and 2 of four int8 as two int16, and values 1 and 3. */
-static inline int16x2_t even(uint32_t word)
-{
-    return __sxtb16((int8x4_t)word);
-}
-
-static inline int16x2_t odd(uint32_t word)
-{
-    int16x2_t pair;
-    __asm("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
-    return pair;
-}
-
-/* Four values of positions *x and *x + n with channels *w and *w + n: sum[position * 2 + channel]. In assembly, as it
- * takes 13 of 14 registers, which compilers do not find by themselves. */
-static inline __attribute__((always_inline)) void block_2x2(const int8_t **x, const int8_t **w, int32_t n, int32_t sum[4])
-{
-    uint32_t p, q, r, s, t, u;
-    __asm("ldr %[p], [%[x], %[n]]\n\t"
-          "ldr %[r], [%[w], %[n]]\n\t"
-          "ldr %[q], [%[x]], #4\n\t"
-          "sxtb16 %[s], %[p]\n\t"
-          "sxtb16 %[u], %[r]\n\t"
-          "sxtb16 %[t], %[q]\n\t"
-          "smlad %[d], %[s], %[u], %[d]\n\t"
-          "smlad %[b], %[t], %[u], %[b]\n\t"
-          "sxtb16 %[p], %[p], ror #8\n\t"
-          "sxtb16 %[r], %[r], ror #8\n\t"
-          "sxtb16 %[q], %[q], ror #8\n\t"
-          "smlad %[d], %[p], %[r], %[d]\n\t"
-          "smlad %[b], %[q], %[r], %[b]\n\t"
-          "ldr %[r], [%[w]], #4\n\t"
-          "sxtb16 %[u], %[r]\n\t"
-          "sxtb16 %[r], %[r], ror #8\n\t"
-          "smlad %[a], %[t], %[u], %[a]\n\t"
-          "smlad %[c], %[s], %[u], %[c]\n\t"
-          "smlad %[a], %[q], %[r], %[a]\n\t"
-          "smlad %[c], %[p], %[r], %[c]"
-          : [x] "+&r"(*x), [w] "+&r"(*w), [a] "+&r"(sum[0]), [b] "+&r"(sum[1]), [c] "+&r"(sum[2]), [d] "+&r"(sum[3]),
-            [p] "=&r"(p), [q] "=&r"(q), [r] "=&r"(r), [s] "=&r"(s), [t] "=&r"(t), [u] "=&r"(u)
-          : [n] "r"(n)
-          : "memory");
-}
-
-static inline void dot_2x2(const int8_t *x, const int8_t *w, int32_t n, int32_t sum[4])
-{
-    const int8_t *end = x + n, *whole = x + (n & ~7);
-    while (x != whole) {
-        block_2x2(&x, &w, n, sum);
-        block_2x2(&x, &w, n, sum);
-    }
-    if (n & 4) block_2x2(&x, &w, n, sum);
-    for (; x != end; x++, w++) {
-        sum[0] = __smlabb(x[0], w[0], sum[0]);
-        sum[1] = __smlabb(x[0], w[n], sum[1]);
-        sum[2] = __smlabb(x[n], w[0], sum[2]);
-        sum[3] = __smlabb(x[n], w[n], sum[3]);
-    }
-}
-
-/* Four values of position *x with channels *w, *w + n, *w + 2 n and *w + 3 n. */
-static inline __attribute__((always_inline)) void block_1x4(const int8_t **x, const int8_t **w, int32_t n, int32_t three_n,
-                                                            int32_t sum[4])
-{
-    uint32_t q, r, s, t;
-    __asm("ldr %[q], [%[x]], #4\n\t"
-          "ldr %[r], [%[w], %[n]]\n\t"
-          "sxtb16 %[s], %[q]\n\t"
-          "sxtb16 %[q], %[q], ror #8\n\t"
-          "sxtb16 %[t], %[r]\n\t"
-          "sxtb16 %[r], %[r], ror #8\n\t"
-          "smlad %[b], %[s], %[t], %[b]\n\t"
-          "smlad %[b], %[q], %[r], %[b]\n\t"
-          "ldr %[r], [%[w], %[n], lsl #1]\n\t"
-          "sxtb16 %[t], %[r]\n\t"
-          "sxtb16 %[r], %[r], ror #8\n\t"
-          "smlad %[c], %[s], %[t], %[c]\n\t"
-          "smlad %[c], %[q], %[r], %[c]\n\t"
-          "ldr %[r], [%[w], %[three_n]]\n\t"
-          "sxtb16 %[t], %[r]\n\t"
-          "sxtb16 %[r], %[r], ror #8\n\t"
-          "smlad %[d], %[s], %[t], %[d]\n\t"
-          "smlad %[d], %[q], %[r], %[d]\n\t"
-          "ldr %[r], [%[w]], #4\n\t"
-          "sxtb16 %[t], %[r]\n\t"
-          "sxtb16 %[r], %[r], ror #8\n\t"
-          "smlad %[a], %[s], %[t], %[a]\n\t"
-          "smlad %[a], %[q], %[r], %[a]"
-          : [x] "+&r"(*x), [w] "+&r"(*w), [a] "+&r"(sum[0]), [b] "+&r"(sum[1]), [c] "+&r"(sum[2]), [d] "+&r"(sum[3]),
-            [q] "=&r"(q), [r] "=&r"(r), [s] "=&r"(s), [t] "=&r"(t)
-          : [n] "r"(n), [three_n] "r"(three_n)
-          : "memory");
-}
-
-static inline void dot_1x4(const int8_t *x, const int8_t *w, int32_t n, int32_t sum[4])
-{
-    int32_t part[4] = {sum[0], sum[1], sum[2], sum[3]};
-    const int8_t *end = x + n, *whole = x + (n & ~7);
-    while (x != whole) {
-        block_1x4(&x, &w, n, 3 * n, part);
-        block_1x4(&x, &w, n, 3 * n, part);
-    }
-    if (n & 4) block_1x4(&x, &w, n, 3 * n, part);
-    for (; x != end; x++, w++) {
-        part[0] = __smlabb(x[0], w[0], part[0]);
-        part[1] = __smlabb(x[0], w[n], part[1]);
-        part[2] = __smlabb(x[0], w[2 * n], part[2]);
-        part[3] = __smlabb(x[0], w[3 * n], part[3]);
-    }
-    sum[0] = part[0];
-    sum[1] = part[1];
-    sum[2] = part[2];
-    sum[3] = part[3];
-}
+#if TD_DSP
+#include "blocks_dsp.h"
+#else
+#include "blocks_c.h"
+#endif
 
 /* What finish() computes, with what an operator's outputs share worked out once. */
 typedef struct td_finish {
@@ -197,8 +87,7 @@ static bool finishes_fast(const td_finish *f, int32_t n)
  * sum's; halves go away from zero, which is up, once a negative number is one smaller. */
 static inline __attribute__((always_inline)) int8_t finish_twice(const td_finish *f, const td_scale *of, int32_t sum)
 {
-    int32_t high;
-    __asm("smmulr %0, %1, %2" : "=r"(high) : "r"(sum * 2), "r"(of->multiplier));
+    int32_t high = high_half(sum * 2, of->multiplier);
     high += high >> 31;
     return limit(f, ((high >> of->right) + f->half) >> 1);
 }
@@ -285,7 +174,7 @@ __attribute__((noinline)) static void conv_gathered(const td_op *op, const td_te
     if (filled) conv_position(f, windows, op->weights, n, to);
 }
 
-static bool conv_dsp(const td_op *op, const td_tensor *in, const td_tensor *out)
+static bool conv_wide(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     int32_t positions = out->h * out->w, n = op->y.taps * op->x.taps * in->c;
     td_finish f = start_finish(op, out->c);
@@ -307,30 +196,6 @@ static bool conv_dsp(const td_op *op, const td_tensor *in, const td_tensor *out)
 
 /* -------------------------------------------------------------- depthwise, four channels at a time */
 
-/* Tap t of the four channels whose weights start at w: channels 0 and 2 as int16, then 1 and 3. */
-static void spread_weights(const int8_t *w, int32_t taps, uint32_t *to)
-{
-    for (int32_t t = 0; t < taps; t++, w++, to += 2) {
-        to[0] = (uint32_t)w[0] & 0xFFFFu;
-        to[0] |= (uint32_t)w[2 * taps] << 16;
-        to[1] = (uint32_t)w[taps] & 0xFFFFu;
-        to[1] |= (uint32_t)w[3 * taps] << 16;
-    }
-}
-
-/* zero_points + values 0 and 2 of the word; and values 1 and 3. */
-static inline int16x2_t add_even(int16x2_t pair, uint32_t word)
-{
-    return __sxtab16(pair, (int8x4_t)word);
-}
-
-static inline int16x2_t add_odd(int16x2_t pair, uint32_t word)
-{
-    int16x2_t sum;
-    __asm("sxtab16 %0, %1, %2, ror #8" : "=r"(sum) : "r"(pair), "r"(word));
-    return sum;
-}
-
 /* The taps of a window that lie inside the input. */
 typedef struct td_block {
     int32_t rows, columns;      /* taps */
@@ -338,38 +203,24 @@ typedef struct td_block {
     int32_t gap;                /* words from the weights of a row's end to the next row's */
 } td_block;
 
-/* One tap; moves on to the next one's weights. */
-static inline __attribute__((always_inline)) const uint32_t *tap_four(uint32_t word, const uint32_t *weights,
-                                                                      int16x2_t less, int32_t sum[4])
-{
-    int32_t w_even, w_odd;
-    __asm("ldrd %0, %1, [%2], #8" : "=&r"(w_even), "=&r"(w_odd), "+r"(weights) : : "memory");
-    int16x2_t x_even = add_even(less, word), x_odd = add_odd(less, word);
-    sum[0] = __smlabb(x_even, w_even, sum[0]);
-    sum[2] = __smlatt(x_even, w_even, sum[2]);
-    sum[1] = __smlabb(x_odd, w_odd, sum[1]);
-    sum[3] = __smlatt(x_odd, w_odd, sum[3]);
-    return weights;
-}
-
 /* Three columns, the usual number, have their loop unrolled. */
 static inline __attribute__((always_inline)) void depthwise_four(const td_block *block, const int8_t *from,
-                                                                 const uint32_t *weights, int16x2_t less, int32_t sum[4])
+                                                                 const uint32_t *weights, td_less less, int32_t sum[4])
 {
     int32_t rows = block->rows, step = block->step;
     if (block->columns == 3) {
         int32_t next = block->row_step + 3 * step;
         do {
-            weights = tap_four(load4(from), weights, less, sum);
-            weights = tap_four(load4(from + step), weights, less, sum);
-            weights = tap_four(load4(from + 2 * step), weights, less, sum) + block->gap;
+            weights = tap_four(from, weights, less, sum);
+            weights = tap_four(from + step, weights, less, sum);
+            weights = tap_four(from + 2 * step, weights, less, sum) + block->gap;
             from += next;
         } while (--rows != 0);
         return;
     }
     do {
         for (int32_t columns = block->columns; columns != 0; columns--, from += step) {
-            weights = tap_four(load4(from), weights, less, sum);
+            weights = tap_four(from, weights, less, sum);
         }
         from += block->row_step;
         weights += block->gap;
@@ -383,22 +234,32 @@ static td_block block_of(const td_op *op, const td_tensor *in, int32_t rows, int
     block.columns = rows > 0 ? columns : 0;
     block.step = op->x.dilation * in->c;
     block.row_step = op->y.dilation * in->w * in->c - columns * block.step;
-    block.gap = 2 * (op->x.taps - columns);
+    block.gap = TAP_WORDS * (op->x.taps - columns);
     return block;
 }
 
+/* The biases of windows that reach beyond the input above and below only, for inputs as they are. */
+static void biases_inside(const td_op *op, const td_scale of[4], int32_t c, const td_span *y, int32_t bias[4])
+{
+    int32_t taps = op->y.taps * op->x.taps, inside = (y->end - y->first) * op->x.taps;
+    const int8_t *w = op->weights + c * taps + y->first * op->x.taps;
+    for (int32_t i = 0; i < 4; i++) {
+        bias[i] = of[i].bias - (int32_t)total(w + i * taps, inside) * op->input_zero_point;
+    }
+}
+
 /* One row of outputs of four channels from `c` on. Only taps inside the input take part: less the zero point, a tap in
- * the padding adds nothing. */
+ * the padding adds nothing. Where that takes instructions, it is done at the sides only. */
 static void depthwise_row(const td_op *op, const td_tensor *in, const td_finish *f, const td_scale of[4],
-                          const uint32_t *weights, int32_t c, const td_span *y, int32_t width, int8_t *to)
+                          const int32_t bias[4], const uint32_t *weights, int32_t c, const td_span *y, int32_t width,
+                          int8_t *to)
 {
     int32_t x_last = last_inside(&op->x, in->w), start = -op->x.pad, rows = y->end - y->first;
-    uint32_t less_one = (uint32_t)-op->input_zero_point & 0xFFFFu;
-    int16x2_t less = (int16x2_t)(less_one | less_one << 16);
+    td_less less = less_of(op->input_zero_point);
     td_block inside = block_of(op, in, rows, op->x.taps), edge;
     const int8_t *row = in->data + c;
     if (rows > 0) row += (y->start + y->first * op->y.dilation) * in->w * in->c;
-    weights += 2 * y->first * op->x.taps;
+    weights += TAP_WORDS * y->first * op->x.taps;
     for (int32_t ox = 0; ox < width; ox++, start += op->x.stride, to += f->n) {
         int32_t sum[4] = {of[0].bias, of[1].bias, of[2].bias, of[3].bias};
         const td_block *block = &inside;
@@ -417,8 +278,14 @@ static void depthwise_row(const td_op *op, const td_tensor *in, const td_finish 
             if (first < end) edge = block_of(op, in, rows, end - first);
             block = &edge;
         }
-        if (block->columns > 0) {
-            depthwise_four(block, row + (start + first * op->x.dilation) * in->c, weights + 2 * first, less, sum);
+        if (!LESS_IS_FREE && block == &inside && block->columns > 0) {
+            sum[0] = bias[0];
+            sum[1] = bias[1];
+            sum[2] = bias[2];
+            sum[3] = bias[3];
+            depthwise_four(block, row + start * in->c, weights, less_of(0), sum);
+        } else if (block->columns > 0) {
+            depthwise_four(block, row + (start + first * op->x.dilation) * in->c, weights + TAP_WORDS * first, less, sum);
         }
         to[0] = finish_twice(f, &of[0], sum[0]);
         to[1] = finish_twice(f, &of[1], sum[1]);
@@ -427,12 +294,12 @@ static void depthwise_row(const td_op *op, const td_tensor *in, const td_finish 
     }
 }
 
-static bool depthwise_dsp(const td_op *op, const td_tensor *in, const td_tensor *out)
+static bool depthwise_wide(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     int32_t taps = op->y.taps * op->x.taps;
     td_finish f = start_finish(op, out->c);
-    if (in->c != out->c || out->c % 4 != 0 || taps > DSP_TAPS || !finishes_fast(&f, taps)) return false;
-    uint32_t weights[2 * DSP_TAPS];
+    if (in->c != out->c || out->c % 4 != 0 || taps > WIDE_TAPS || !finishes_fast(&f, taps)) return false;
+    uint32_t weights[TAP_WORDS * WIDE_TAPS];
     for (int32_t c = 0; c < out->c; c += 4) {
         td_scale of[4];
         spread_weights(op->weights + c * taps, taps, weights);
@@ -440,12 +307,18 @@ static bool depthwise_dsp(const td_op *op, const td_tensor *in, const td_tensor 
             of[i] = scale_of(&f, c + i);
             of[i].bias += (int32_t)total(op->weights + (c + i) * taps, taps) * op->input_zero_point;
         }
+        int32_t bias[4] = {0, 0, 0, 0}, first = -1, end = -1; /* the rows that the biases are for */
         for (int32_t oy = 0; oy < out->h; oy++) {
             td_span y = span_at(&op->y, oy, in->h);
-            depthwise_row(op, in, &f, of, weights, c, &y, out->w, out->data + oy * out->w * out->c + c);
+            if (!LESS_IS_FREE && (y.first != first || y.end != end)) {
+                biases_inside(op, of, c, &y, bias);
+                first = y.first;
+                end = y.end;
+            }
+            depthwise_row(op, in, &f, of, bias, weights, c, &y, out->w, out->data + oy * out->w * out->c + c);
         }
     }
     return true;
 }
 
-#endif /* TD_KERNELS_DSP_H */
+#endif /* TD_KERNELS_WIDE_H */
