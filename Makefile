@@ -38,6 +38,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/personalise.py --readme README.md
 	$(BIN)/python benchmarks/device.py --readme README.md
 	$(BIN)/python benchmarks/codec.py --readme README.md
+	$(BIN)/python benchmarks/images.py --readme docs/DESIGN.md
 	$(BIN)/python benchmarks/reader.py --readme README.md
 
 # Debian packages: what is missing is installed where that is allowed, and named where it is not.
