@@ -34,7 +34,7 @@ from tinydream.packs import pack
 from tinydream.table import table_from_arrays
 from tinydream.train import TrainConfig, Trainer
 
-EMULATED = ("host", "microbit", "an386")
+EMULATED = ("host", "microbit", "an386", "an547")
 CONFIG = TrainConfig(epochs=3, replay=0.5, seed=7)
 
 
@@ -419,7 +419,7 @@ DEEP = """static uint32_t deep(uint32_t n)
 static int reset("""
 
 
-@pytest.mark.parametrize("board_id", ["microbit", "an386"])
+@pytest.mark.parametrize("board_id", ["microbit", "an386", "an547"])
 @pytest.mark.parametrize("kind", ["past RAM", "stack overflow"])
 def test_a_ram_fault_restarts_the_board_and_is_reported(
     board_id: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
