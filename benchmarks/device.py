@@ -254,7 +254,7 @@ ITEMS = [
     Item("step", "MLP 64-32-10 f32, one step of SGD, batch 1", mlp, STEP,
          "AIfES 2.2.0", 282_369, "37.7 KB", 28_000),
     Item("inference", "MLP 64-32-10 f32, inference", mlp, PREDICT, "AIfES 2.2.0", 17_184, "10.3 KB", 8_000),
-    Item("step-m0", "the step of SGD as Cortex-M0 code", mlp, STEP, "AIfES 2.2.0", 2_043_464, "", 500_000, core="M0"),
+    Item("step-m0", "the step of SGD as Cortex-M0 code", mlp, STEP, "AIfES 2.2.0", 2_043_464, "", None, core="M0"),
     Item("step-32", "the same MLP, SGD, batch 32, a sample", mlp, STEP, "AIfES 2.2.0", 58_240, "56.1 KB", 22_000,
          most_memory=24_576, training=(("batch", 32),)),
     Item("adam-32", "the same MLP, Adam, batch 32, a sample", mlp, STEP, "AIfES 2.2.0", 140_979, "75.6 KB", 30_000,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_train import QUICK, Steps, Tail, embedded, tails, trainer, unpack
 
 from tinydream._native import ffi, lib
-from tinydream.errors import DataError, UsageError
-from tinydream.train import TrainConfig, for_board, rates
+from tinydream.errors import CoreError, DataError, UsageError
+from tinydream.train import TrainConfig, Trainer, for_board, rates
 
 LOSSES = {"cross-entropy": lib.TD_LOSS_CROSS_ENTROPY, "mean-square": lib.TD_LOSS_MEAN_SQUARE}
 OPTIMIZERS = {"sgd": lib.TD_OPTIMIZER_SGD, "momentum": lib.TD_OPTIMIZER_MOMENTUM, "adam": lib.TD_OPTIMIZER_ADAM}
@@ -200,6 +200,46 @@ def test_one_byte_less_is_too_little(config: dict[str, int]) -> None:
     size, made = lib.td_trainer_size(tail.native, native, ffi.NULL), ffi.new("td_trainer *")
     assert lib.td_trainer_init(made, tail.native, native, memory, size - 1) == lib.TD_E_MEMORY
     assert lib.td_trainer_init(made, tail.native, native, memory, size) == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss", "clip"), [("adam", "mean-square", "norm"), ("momentum", "cross-entropy", "value")]
+)
+def test_a_whole_run_is_keras(optimizer: str, loss: str, clip: str) -> None:
+    """Epochs of batches with weights, l2, clipping and a schedule, from quantised rows to the last weight."""
+    tail, random, epochs, n, batch = Tail([6, 8, 3], seed=4), np.random.default_rng(4), 6, 50, 8
+    config = TrainConfig(epochs=epochs, learning_rate=0.02, final_rate=0.001, schedule="cosine", warmup=1, l2=0.05,
+                         optimizer=optimizer, loss=loss, batch=batch, **CLIPS[clip])  # fmt: skip
+    rows = random.integers(-128, 128, (n, 6)).astype(np.int8)
+    targets = random.normal(size=(n, 3)) if loss == "mean-square" else random.dirichlet(np.ones(3), n)
+    targets, weights = targets.astype(np.float32), random.uniform(0.5, 2, n).astype(np.float32)
+    ours = Trainer(tail, None, config=config)  # type: ignore[arg-type]
+    theirs = Keras(tail, loss, optimizer, config.l2, clip)
+    real = (np.float32(tail.embedding_scale) * (rows.astype(np.float32) - tail.embedding_zero_point)).astype(np.float32)
+    losses = []
+    for rate in rates(config):
+        order = random.permutation(n)
+        losses.append(ours.fit(rows[order], targets[order], weights[order], rate=float(rate)))
+        for start in range(0, n, batch):
+            part = order[start : start + batch]
+            theirs.update(real[part], targets[part], weights[part], float(rate))
+        np.testing.assert_allclose(ours.parameters, theirs.parameters, rtol=1e-4, atol=2e-5)
+    assert losses[-1] < losses[0]
+    x = real
+    for w, b, (_, _, relu) in zip(theirs.variables[::2], theirs.variables[1::2], tail.layers, strict=True):
+        x = np.maximum(x @ w.numpy().T + b.numpy(), 0 if relu else -np.inf)
+    np.testing.assert_allclose(ours.outputs(rows), x, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fit_of_wrong_shapes_is_refused() -> None:
+    ours, rows = Trainer(Tail([4, 3]), None), np.zeros((5, 4), np.int8)  # type: ignore[arg-type]
+    for targets, weights in ((np.zeros((5, 2)), None), (np.zeros((4, 3)), None), (np.zeros((5, 3)), np.ones(4))):
+        with pytest.raises(DataError, match=r"targets \(5, 3\)"):
+            ours.fit(rows, targets, weights)
+    with pytest.raises(DataError, match="targets"):
+        ours.fit(rows[:0], np.zeros((0, 3)))
+    with pytest.raises(CoreError, match="left the range"):
+        ours.fit(rows + 100, np.full((5, 3), 1e30), rate=1e6)
 
 
 # ------------------------------------------------------------------ training in integers

@@ -251,14 +251,65 @@ class Trainer:
 
     def predict(self, embeddings: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
         """Classes (n,) of int8 embeddings (n, embedding_size). Raises DataError for rows of another size."""
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.model.embedding_size:
-            raise DataError(f"embeddings are (n, {self.model.embedding_size}) for this model, not {embeddings.shape}")
-        scale, zero_point = np.float32(self.model.embedding_scale), np.float32(self.model.embedding_zero_point)
-        real = np.ascontiguousarray(scale * (embeddings.astype(np.float32) - zero_point), dtype=np.float32)
+        real = self._real(embeddings)
         classes = np.empty(len(real), dtype=np.int64)
         for i, x in enumerate(real):
             classes[i] = lib.td_trainer_predict(self._trainer, ffi.from_buffer("float[]", x), 0, ffi.NULL)
         return classes
+
+    def outputs(self, embeddings: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """What the tail gives, before any softmax: float32 (n, outputs). Raises DataError as `predict`."""
+        real = self._real(embeddings)
+        found = np.empty((len(real), self._n_outputs), np.float32)
+        for x, y in zip(real, found, strict=True):
+            lib.td_trainer_predict(self._trainer, ffi.from_buffer("float[]", x), 0, ffi.NULL)
+            y[:] = np.frombuffer(ffi.buffer(lib.td_trainer_outputs(self._trainer), y.nbytes), np.float32)
+        return found
+
+    def fit(
+        self, embeddings: npt.NDArray[np.integer[Any]], targets: npt.ArrayLike, weights: npt.ArrayLike | None = None,
+        *, rate: float | None = None,
+    ) -> float:  # fmt: skip
+        """One pass over the rows as they stand, towards real targets (n, outputs): a regression, or shares of classes.
+
+        `weights` (n,): of each row's loss, all 1 by default; `rate`: the learning rate from here on. Returns the mean
+        loss before each step. Raises DataError for arrays of other shapes, CoreError when f32 was left.
+        """
+        real, wanted = self._real(embeddings), np.ascontiguousarray(targets, np.float32)
+        shares = np.ones(len(real), np.float32) if weights is None else np.asarray(weights, np.float32)
+        if wanted.shape != (len(real), self._n_outputs) or shares.shape != (len(real),) or not len(real):
+            raise DataError(
+                f"{len(real)} rows need targets ({len(real)}, {self._n_outputs}) and weights ({len(real)},), not "
+                f"{wanted.shape} and {shares.shape}"
+            )
+        if rate is not None:
+            self._trainer.learning_rate = rate
+        total, loss = np.float32(0), ffi.new("float *")
+        for x, y, weight in zip(real, wanted, shares, strict=True):
+            pair = ffi.from_buffer("float[]", x), ffi.from_buffer("float[]", y)
+            lib.td_trainer_step_to(self._trainer, *pair, weight, loss)
+            total += np.float32(loss[0])
+        lib.td_trainer_flush(self._trainer)
+        self._check_finite(total, "this pass")
+        return float(total) / len(real)
+
+    @property
+    def _n_outputs(self) -> int:
+        native = self.model.native
+        return int(native.tail[native.n_tail - 1].n_out)
+
+    def _real(self, embeddings: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.model.embedding_size:
+            raise DataError(f"embeddings are (n, {self.model.embedding_size}) for this model, not {embeddings.shape}")
+        scale, zero_point = np.float32(self.model.embedding_scale), np.float32(self.model.embedding_zero_point)
+        return np.ascontiguousarray(scale * (embeddings.astype(np.float32) - zero_point), dtype=np.float32)
+
+    def _check_finite(self, total: np.float32, what: str) -> None:
+        if not (np.isfinite(total) and np.isfinite(self.parameters).all()):
+            raise CoreError(
+                f"{what}: the weights have left the range of f32; lower the learning rate or l2",
+                status=int(lib.TD_E_RANGE),
+            )
 
     def _pass(self, epoch: int, *, train: bool = False, held: bool = False) -> Epoch:
         label, weight, loss = ffi.new("uint32_t *"), ffi.new("float *"), ffi.new("float *")
@@ -282,11 +333,7 @@ class Trainer:
         if train:
             lib.td_trainer_flush(self._trainer)
             self._last = epoch
-        if not (np.isfinite(total) and np.isfinite(self.parameters).all()):
-            raise CoreError(
-                f"epoch {epoch + 1}: the weights have left the range of f32; lower the learning rate or l2",
-                status=int(lib.TD_E_RANGE),
-            )
+        self._check_finite(total, f"epoch {epoch + 1}")
         return Epoch(epoch + 1, float(total) / steps, right / steps, steps)
 
 
