@@ -123,12 +123,17 @@ static int find_part(td_pack *pack, uint32_t row)
 {
     if (row >= pack->n_rows) return TD_E_RANGE;
     if (row - pack->part.first_row < pack->part.header.n_rows) return TD_OK;
-    uint32_t first = 0;
-    for (uint32_t p = 0;; p++) {
+    uint32_t first = 0, p = 0;
+    if (row > pack->part.first_row) { /* behind the part at hand: rows in order cost one step a part */
+        first = pack->part.first_row + pack->part.header.n_rows;
+        p = pack->part.number + 1u;
+    }
+    for (;; p++) {
         read_part_header(pack, p, &pack->part.header);
         if (row - first < pack->part.header.n_rows) break;
         first += pack->part.header.n_rows;
     }
+    pack->part.number = p;
     uint64_t end;
     return place_part(pack, first, &pack->part, &end) ? TD_OK : TD_E_FORMAT;
 }
@@ -357,6 +362,7 @@ static int check_parts(td_pack *pack)
     for (uint32_t p = 0; p < pack->n_parts; p++) {
         td_part *part = &pack->part;
         read_part_header(pack, p, &part->header);
+        part->number = p;
         const td_part_header *header = &part->header;
         if (header->n_rows == 0 || header->n_rows > pack->n_rows - first || header->n_bases == 0 ||
             header->label >= pack->n_classes || header->deviation_bits > pack->n_features * pack->width ||

@@ -485,6 +485,7 @@ enum td_value_type { TD_VALUE_I32 = 0, TD_VALUE_I8 = 1, TD_VALUE_U8 = 2, TD_VALU
 /* A part, ready for row access. */
 typedef struct td_part {
     td_part_header header;
+    uint32_t number;            /* its place among the parts */
     uint32_t first_row;
     uint32_t id_bits;           /* ceil(log2 n_bases) */
     const uint8_t *plan;

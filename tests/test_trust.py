@@ -123,3 +123,20 @@ def test_metadata_of_any_shape_is_refused_or_reads(name: str, seed: int) -> None
         return
     assert len(opened[:]) == len(opened) == len(opened.labels)
     assert len(opened.columns()) + len(opened.targets()) == len(opened.schema.fields)
+
+
+def test_rows_in_order_cost_one_step_a_part() -> None:
+    """65,535 parts of one row: looking each of them up from the first took seconds."""
+    n = 65535
+    schema = struct.pack("<IIHHHBBifiII", n, n, 1, 1, n, 1, 0, 0, 1.0, 0, 0, 0)
+    parts = b"".join(struct.pack("<IIHHI", 1, 2 * i, 0, 1, 0) for i in range(n))
+    starts = (2**n - 1).to_bytes(n // 8 + 1, "little")
+    sections = {1: schema, 2: parts, 3: b"".join(bytes([1, i % 3 == 0]) for i in range(n)), 4: starts}
+    opened = Pack(write_sections(lib.TD_MAGIC_PACK, sections))
+    values = ffi.new("int32_t[]", n)
+    start = time.process_time()
+    assert lib.td_pack_rows(opened.native, 0, n, values) == 0
+    assert time.process_time() - start < 0.5
+    assert list(values) == [int(i % 3 == 0) for i in range(n)]
+    for row in (n - 1, 0, 7, 6, 70, 69, n - 2):  # in any order as well
+        assert lib.td_pack_row(opened.native, row, values, ffi.NULL) == 0 and values[0] == (row % 3 == 0)
