@@ -208,6 +208,17 @@ def test_mlperf_tiny(name: str) -> None:
     assert train(**sample)["loss"] > train(**sample)["loss"]
 
 
+def test_batches_where_the_source_takes_them() -> None:
+    """The shapes of its reshapes are then computed, by operators that are none of ours."""
+    tflite = demo_model(batch=None)
+    model = compile_model(tflite)
+    made = interpreter(td.export_trainable(model, tflite))
+    inputs = np.random.default_rng(0).integers(-128, 128, (5, *model.input_shape), np.int8)
+    embeddings = made.get_signature_runner("embed")(x=inputs)["embedding"]
+    np.testing.assert_array_equal(embeddings, model.dequantise(model.embed(inputs)))
+    assert made.get_signature_runner("infer")(x=inputs)["probabilities"].shape == (5, model.n_classes)
+
+
 def test_only_builtin_operators_around_the_same_frozen_part() -> None:
     import tflite as schema
 
