@@ -57,9 +57,9 @@ int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_section
     if (size == TOO_LARGE || size > capacity) return TD_E_FULL;
     for (uint32_t i = 0; i < n_sections; i++) {
         uint32_t length = sections[i].size;
-        crcs[i] = td_crc32(0, sections[i].data, length);
-        if (length) memcpy(out + at, sections[i].data, length);
-        memset(out + at + length, 0, aligned(length) - length);
+        crcs[i] = td_crc32(0, sections[i].data, (size_t)length);
+        if (length) memcpy(out + at, sections[i].data, (size_t)length);
+        memset(out + at + length, 0, (size_t)(aligned(length) - length));
         at += aligned(length);
     }
     return td_file_head(magic, sections, crcs, n_sections, out);
