@@ -536,7 +536,7 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key);
 /* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
  * O(n_features), with TD_PART_KEYS also O(TD_KEY_BLOCK) unless the row follows the one read last; the part is looked
- * up by a scan when it differs from the last one. */
+ * up by a scan when it differs from the last one, from that one on when it lies behind it. */
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [first, first + count) in stored order: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
