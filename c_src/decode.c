@@ -57,12 +57,6 @@ uint32_t td_part_entries(const td_pack *pack, const td_part *part)
     return n;
 }
 
-/* Bytes of the name of a key's bit. */
-static uint32_t place_bytes(const td_pack *pack)
-{
-    return (td_id_bits(pack->n_features) + td_id_bits(pack->width) + 7u) / 8u;
-}
-
 static uint32_t index_field_bits(const td_part *part)
 {
     return part->header.n_bases + LOW_FIELD + td_id_bits(part->code_bits + 1u);
@@ -76,7 +70,9 @@ static uint32_t index_bits(const td_part *part)
 /* The blocks of a part with keys, from `at` on; false when they do not fit. */
 static bool place_keys(const td_pack *pack, uint64_t *at, td_part *part)
 {
-    part->places = take(pack, at, 8u * (uint64_t)place_bytes(pack) * part->header.n_bases);
+    part->bit_bits = (uint8_t)td_id_bits(pack->width);
+    part->place_bytes = (uint8_t)((td_id_bits(pack->n_features) + part->bit_bits + 7u) / 8u);
+    part->places = take(pack, at, 8u * (uint64_t)part->place_bytes * part->header.n_bases);
     uint64_t index = *at;
     if (!take(pack, at, CODE_BITS_FIELD)) return false;
     part->code_bits = td_get32(pack->data.data + index);
@@ -94,7 +90,7 @@ static bool place_part(const td_pack *pack, uint32_t first_row, td_part *part, u
     const td_part_header *header = &part->header;
     uint64_t at = header->offset, values = (uint64_t)pack->width * pack->n_features;
     part->first_row = first_row;
-    part->id_bits = td_id_bits(n_bases(part));
+    part->id_bits = (uint8_t)td_id_bits(n_bases(part));
     part->plan = take(pack, &at, (uint64_t)plan_field_bits(pack, part) * pack->n_features);
     part->offsets = td_part_has(part, TD_PART_OFFSETS) ? take(pack, &at, values) : NULL;
     part->dictionary = NULL;
@@ -119,23 +115,25 @@ bool td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_pa
     return place_part(pack, first_row, part, &end);
 }
 
+/* Makes the part of a row the one at hand. */
 static int find_part(td_pack *pack, uint32_t row)
 {
     if (row >= pack->n_rows) return TD_E_RANGE;
-    if (row - pack->part.first_row < pack->part.header.n_rows) return TD_OK;
+    td_part *part = &pack->part;
     uint32_t first = 0, p = 0;
-    if (row > pack->part.first_row) { /* behind the part at hand: rows in order cost one step a part */
-        first = pack->part.first_row + pack->part.header.n_rows;
-        p = pack->part.number + 1u;
+    if (row > part->first_row) { /* behind the part at hand: rows in order cost one step a part */
+        first = part->first_row + part->header.n_rows;
+        p = part->number + 1u;
     }
     for (;; p++) {
-        read_part_header(pack, p, &pack->part.header);
-        if (row - first < pack->part.header.n_rows) break;
-        first += pack->part.header.n_rows;
+        read_part_header(pack, p, &part->header);
+        if (row - first < part->header.n_rows) break;
+        first += part->header.n_rows;
     }
-    pack->part.number = p;
+    part->number = p;
     uint64_t end;
-    return place_part(pack, first, &pack->part, &end) ? TD_OK : TD_E_FORMAT;
+    pack->cached = false;
+    return place_part(pack, first, part, &end) ? TD_OK : TD_E_FORMAT;
 }
 
 /* -------------------------------------------------------------------- keys */
@@ -167,65 +165,102 @@ uint32_t td_part_start_block(td_part *part, uint32_t block)
     return n_codes;
 }
 
-/* Goes on by n rows of the block, n > 0: the high part of a row is the number of zeros before its one. */
+static inline uint64_t shifted(uint32_t value, uint32_t n_bits)
+{
+    if (n_bits >= 32) return (uint64_t)(value << (n_bits - 32u)) << 32;
+    return value << n_bits | (uint64_t)(value >> 1 >> (31u - n_bits)) << 32;
+}
+
+/* Goes on by n rows of the block, n > 0: the high part of a row is the number of zeros before its one. Bits of the key
+ * from n_bases on are not cleared. */
 static void skip_keys(td_part *part, uint32_t n)
 {
     uint32_t at = part->at_high, left = n;
+    const uint8_t *from = part->codes + (at >> 3);
+    uint32_t bits = (uint32_t)*from >> (at & 7u);
     while (left > 0) {
-        uint32_t byte = (uint32_t)part->codes[at >> 3] >> (at & 7u), ones = td_count_byte(byte);
-        if (ones < left) { /* on to the next byte */
-            left -= ones;
+        uint32_t ones = left > 1 ? td_count_byte(bits) : bits != 0;
+        if (ones < left) {
             at = (at | 7u) + 1u;
+            bits = *++from;
+            left -= ones;
         } else {
-            for (; left > 0; byte >>= 1, at++) left -= byte & 1u;
+            do {
+                left -= bits & 1u;
+                bits >>= 1;
+                at++;
+            } while (left > 0);
         }
     }
     part->high += at - part->at_high - n;
     part->at_high = at;
-    part->key = part->first_key + ((uint64_t)part->high << part->n_low) +
-                td_read_long(part->codes, part->at_low + (n - 1u) * part->n_low, part->n_low);
-    if (part->header.n_bases < 64) part->key &= ((uint64_t)1 << part->header.n_bases) - 1u;
-    part->at_low += n * part->n_low;
     part->at_row += n;
+    uint32_t n_low = part->n_low;
+    at = part->at_low + (n - 1u) * n_low;
+    part->at_low = at + n_low;
+    part->key = part->first_key + shifted(part->high, n_low) + td_read_long(part->codes, at, n_low);
 }
 
 static void seek_key(td_part *part, uint32_t row)
 {
-    if (row < part->at_row || row / TD_KEY_BLOCK != part->at_row / TD_KEY_BLOCK) td_part_start_block(part, row / TD_KEY_BLOCK);
-    if (row > part->at_row) skip_keys(part, row - part->at_row);
-}
-
-/* feature * 2^bit_bits + bit of the key's bit b. */
-static uint32_t read_place(const uint8_t *places, uint32_t n_bytes, uint32_t b)
-{
-    uint32_t place = 0;
-    for (uint32_t i = n_bytes; i-- > 0;) place = place << 8 | places[b * n_bytes + i];
-    return place;
-}
-
-void td_part_place(const td_pack *pack, const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit)
-{
-    uint32_t place = read_place(part->places, place_bytes(pack), b), n_bits = td_id_bits(pack->width);
-    *feature = place >> n_bits;
-    *bit = place & td_low_mask(n_bits);
-}
-
-/* Puts the key's bits into a row. */
-static void spread_key(const td_pack *pack, int32_t *values)
-{
-    uint32_t n_bytes = place_bytes(pack), bit_bits = td_id_bits(pack->width), b = pack->part.header.n_bases;
-    uint32_t half[2] = {(uint32_t)pack->part.key, (uint32_t)(pack->part.key >> 32)};
-    for (uint32_t h = 0; h < 2 && b > 0; h++) {
-        uint32_t end = b > 32u ? b - 32u : 0u;
-        for (uint32_t word = half[h]; word && b > end; word >>= 1) {
-            b--;
-            if (!(word & 1u)) continue;
-            uint32_t place = read_place(pack->part.places, n_bytes, b);
-            int32_t *value = values + (place >> bit_bits);
-            *value = (int32_t)((uint32_t)*value | (uint32_t)1 << (place & td_low_mask(bit_bits)));
-        }
-        b = end;
+    uint32_t there = part->at_row;
+    if (row < there || (row ^ there) >= TD_KEY_BLOCK) {
+        td_part_start_block(part, row / TD_KEY_BLOCK);
+        there = part->at_row;
     }
+    if (row > there) skip_keys(part, row - there);
+}
+
+/* The name of a bit of the key: feature * 2^bit_bits + bit. */
+static inline uint32_t read_place(const uint8_t *place, uint32_t n_bytes)
+{
+    uint32_t name = n_bytes > 0 ? place[0] : 0u;
+    if (n_bytes > 1) name |= (uint32_t)place[1] << 8;
+    if (n_bytes > 2) name |= (uint32_t)place[2] << 16;
+    return name;
+}
+
+void td_part_place(const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit)
+{
+    uint32_t name = read_place(part->places + b * part->place_bytes, part->place_bytes);
+    *feature = name >> part->bit_bits;
+    *bit = name & td_low_mask(part->bit_bits);
+}
+
+/* Toggles the bits of values for which `changed` has ones, from bit 31 on; that is bit `b` of the key. */
+static void toggle_bits(const td_part *part, uint32_t b, uint32_t changed, uint32_t *values)
+{
+    uint32_t bit_bits = part->bit_bits, bit_mask = td_low_mask(bit_bits), n_bytes = part->place_bytes;
+    const uint8_t *place = part->places + b * n_bytes;
+    while (changed && n_bytes == 1) { /* the loop below for most rows */
+        if ((int32_t)changed < 0) values[*place >> bit_bits] ^= (uint32_t)1 << (*place & bit_mask);
+        changed <<= 1;
+        place++;
+    }
+    for (; changed; changed <<= 1, b++) {
+        uint32_t feature, bit;
+        td_part_place(part, b, &feature, &bit);
+        values[feature] ^= changed >> 31 << bit;
+    }
+}
+
+/* The bits of the key at hand, in values that have those of the key `old`. Most bits that change are the last ones. */
+static void spread_key(const td_part *part, uint64_t old, uint32_t *values)
+{
+    uint64_t changed = part->key ^ old;
+    uint32_t n_key = part->header.n_bases, low = (uint32_t)changed, high = (uint32_t)(changed >> 32), from = 0;
+    if (n_key > 32) {
+        from = n_key - 32u;
+        high <<= 32u - from;
+        if (high) toggle_bits(part, 0, high, values);
+    } else {
+        low <<= 32u - n_key;
+    }
+    if (!(low >> 16)) {
+        low <<= 16;
+        from += 16u;
+    }
+    toggle_bits(part, from, low, values);
 }
 
 /* Bits at..end of the codes: n ones, the last bit among them; none when n is 0. */
@@ -240,15 +275,31 @@ static bool holds_ones(const td_part *part, uint32_t at, uint32_t end, uint32_t 
     return ones == n && td_read_bits(part->codes, end - 1u, 1) == 1;
 }
 
-/* The key's bits are base bits, each block ends where the index says that the next one starts, and holds a high part
+/* The key names base bits of a feature, each once, and they are zero in the base; *left: key bits not found yet. */
+static bool check_places(const td_part *part, uint32_t feature, uint32_t free, uint32_t *left)
+{
+    for (uint32_t b = 0; b < part->header.n_bases; b++) {
+        uint32_t named, bit;
+        td_part_place(part, b, &named, &bit);
+        if (named != feature) continue;
+        if (!(free >> bit & 1u)) return false;
+        free &= ~((uint32_t)1 << bit);
+        --*left;
+    }
+    return true;
+}
+
+/* The key's bits are all there, each block ends where the index says that the next one starts, and holds a high part
  * for each of its rows. */
 static bool check_keys(const td_pack *pack, td_part *part)
 {
-    uint32_t feature, bit, end = 0;
-    for (uint32_t b = 0; b < part->header.n_bases; b++) {
-        td_part_place(pack, part, b, &feature, &bit);
-        if (feature >= pack->n_features || !(td_part_base_mask(pack, part, feature) >> bit & 1u)) return false;
+    uint32_t at = 0, end = 0, left = part->header.n_bases;
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        uint32_t mask = td_part_base_mask(pack, part, f), n = td_count_bits(mask);
+        if (!check_places(part, f, mask & ~td_scatter(td_read_bits(part->bases, at, n), mask), &left)) return false;
+        at += n;
     }
+    if (left > 0) return false;
     uint32_t n_blocks = (part->header.n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK;
     for (uint32_t block = 0; block < n_blocks; block++, part->at_row = NO_ROW) {
         uint32_t n = td_part_start_block(part, block), start = part->at_low, high = part->at_high;
@@ -442,6 +493,8 @@ static int check_samples(td_pack *pack)
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
 {
     int status = td_file_open(&pack->file, TD_MAGIC_PACK, data, size);
+    pack->cache = NULL;
+    pack->cached = false;
     if (status == TD_OK) status = read_schema(pack);
     if (status == TD_OK) status = check_parts(pack);
     if (status == TD_OK) status = check_samples(pack);
@@ -462,52 +515,180 @@ int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uin
     }
     for (uint32_t b = 0; td_part_has(&found, TD_PART_KEYS) && b < header->n_bases; b++) {
         uint32_t feature, bit;
-        td_part_place(pack, &found, b, &feature, &bit);
+        td_part_place(&found, b, &feature, &bit);
         key[feature] |= (uint32_t)1 << bit;
     }
     return TD_OK;
 }
 
+/* Fields of a block, one after another. */
+typedef struct fields {
+    const uint8_t *next;        /* byte */
+    uint32_t rest;              /* bits of the byte before it that were not taken yet */
+    uint32_t n_rest;
+} fields;
+
+static inline fields fields_at(const uint8_t *stream, uint32_t at)
+{
+    fields in = {stream + (at >> 3), 0, 0};
+    if (at & 7u) {
+        in.rest = (uint32_t)*in.next++ >> (at & 7u);
+        in.n_rest = 8u - (at & 7u);
+    }
+    return in;
+}
+
+static inline uint32_t take_field(fields *in, uint32_t n_bits)
+{
+    uint32_t field = in->rest;
+    for (; in->n_rest < n_bits; in->n_rest += 8u) field |= (uint32_t)*in->next++ << in->n_rest;
+    in->n_rest -= n_bits;
+    if (n_bits <= 24) { /* all that was read is still there */
+        in->rest = field >> n_bits;
+        return field & (((uint32_t)1 << n_bits) - 1u);
+    }
+    in->rest = (uint32_t)in->next[-1] >> (8u - in->n_rest);
+    return field & td_low_mask(n_bits);
+}
+
+/* What a cache holds: of each feature the bits that rows share and those of the key, then what is added to its value,
+ * then its shape. */
+static uint32_t *cached_sums(const td_pack *pack)
+{
+    return pack->cache + pack->n_features;
+}
+
+static uint8_t *cached_shapes(const td_pack *pack)
+{
+    return (uint8_t *)(cached_sums(pack) + pack->n_features);
+}
+
+/* The shape of a feature: its deviation bits; SCATTERED when they are not just its lowest. */
+enum { SCATTERED = 0x80 };
+
+static uint32_t find_shape(const td_pack *pack, uint32_t feature)
+{
+    const td_part *part = &pack->part;
+    uint32_t n_bits = plan_field_bits(pack, part), field = td_read_bits(part->plan, feature * n_bits, n_bits);
+    if (!td_part_has(part, TD_PART_MASKS)) return pack->width - field;
+    uint32_t n = pack->width - td_count_bits(field);
+    return field & td_low_mask(n) ? n | SCATTERED : n;
+}
+
+/* Minimum and offset. */
+static uint32_t find_sum(const td_pack *pack, uint32_t feature)
+{
+    const uint8_t *offsets = pack->part.offsets;
+    return (uint32_t)pack->minimum + (offsets ? td_read_bits(offsets, feature * pack->width, pack->width) : 0u);
+}
+
+/* Joins to what is there of the values (from NULL: nothing) the base's fields, the deviation's, or both. */
+static void join_fields(const td_pack *pack, fields *base, fields *deviation, const uint32_t *from, uint32_t *to)
+{
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        uint32_t shape = pack->cached ? cached_shapes(pack)[f] : find_shape(pack, f);
+        uint32_t n_low = shape & ~(uint32_t)SCATTERED, value = from ? from[f] : 0u;
+        uint32_t high = base ? take_field(base, pack->width - n_low) : 0u;
+        uint32_t low = deviation ? take_field(deviation, n_low) : 0u;
+        if (shape & SCATTERED) {
+            uint32_t mask = td_part_base_mask(pack, &pack->part, f);
+            value |= td_scatter(high, mask) | td_scatter(low, td_low_mask(pack->width) & ~mask);
+        } else {
+            value |= (n_low < 32 ? high << n_low : 0u) | low;
+        }
+        to[f] = value;
+    }
+}
+
+static void fill_cache(td_pack *pack)
+{
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        pack->cache[f] = 0;
+        cached_sums(pack)[f] = find_sum(pack, f);
+        cached_shapes(pack)[f] = (uint8_t)find_shape(pack, f);
+    }
+    pack->cached = true;
+    if (pack->part.id_bits) return;
+    fields base = fields_at(pack->part.bases, 0);
+    join_fields(pack, &base, NULL, NULL, pack->cache);
+}
+
 /* Puts a dictionary's entry in place of its number; a number past the end stands for the last one. */
-static void look_up(const td_pack *pack, int32_t *values)
+static void look_up(const td_pack *pack, uint32_t *values)
 {
     const uint8_t *n_entries = pack->part.dictionary, *entries = n_entries + 2u * (size_t)pack->n_features;
     uint32_t first = 0;
-    for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t n = td_get16(n_entries + 2u * (size_t)f), number = (uint32_t)values[f];
+    for (uint32_t f = 0; f < pack->n_features; f++, n_entries += 2) {
+        uint32_t n = td_get16(n_entries), number = values[f];
         if (n == 0) continue;
         if (number >= n) number = n - 1u;
-        values[f] = (int32_t)td_read_bits(entries, (first + number) * pack->width, pack->width);
+        values[f] = td_read_bits(entries, (first + number) * pack->width, pack->width);
         first += n;
     }
 }
 
+/* The bits of row `row` of the part that are not in `from`. */
+static void join_row(const td_pack *pack, uint32_t row, const uint32_t *from, uint32_t *values)
+{
+    const td_part *part = &pack->part;
+    uint32_t at = row * td_part_row_bits(part);
+    uint32_t number = td_read_bits(part->rows, at, part->id_bits);
+    fields base = fields_at(part->bases, number * part->header.base_bits);
+    fields deviation = fields_at(part->rows, at + part->id_bits);
+    join_fields(pack, part->id_bits || !from ? &base : NULL, &deviation, from, values);
+}
+
+/* What is added to the values. */
+static void add_sums(const td_pack *pack, const uint32_t *from, uint32_t *values)
+{
+    if (pack->cached) {
+        const uint32_t *sum = cached_sums(pack);
+        for (uint32_t n = pack->n_features; n > 0; n--) *values++ = *from++ + *sum++;
+    } else {
+        for (uint32_t f = 0; f < pack->n_features; f++) values[f] = from[f] + find_sum(pack, f);
+    }
+}
+
+/* The row as it is stored: where it lies, in the cache or in values. */
+static uint32_t *read_stored(td_pack *pack, uint32_t row, uint32_t *values)
+{
+    td_part *part = &pack->part;
+    uint32_t *from = pack->cache;
+    uint64_t old = pack->cached ? part->key : 0u;
+    if (from && !pack->cached) fill_cache(pack);
+    if (td_part_has(part, TD_PART_KEYS)) {
+        seek_key(part, row);
+        if (from) spread_key(part, old, from);
+    }
+    if (from && td_part_row_bits(part) == 0 && !part->dictionary) return from;
+    join_row(pack, row, from, values);
+    if (!from && td_part_has(part, TD_PART_KEYS)) spread_key(part, 0, values);
+    if (part->dictionary) look_up(pack, values);
+    return values;
+}
+
+uint32_t td_pack_cache_size(const td_pack *pack)
+{
+    return (pack->n_features * 9u + 3u) & ~(uint32_t)3u;
+}
+
+int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size)
+{
+    if (size < td_pack_cache_size(pack)) return TD_E_MEMORY;
+    pack->cache = (uint32_t *)memory;
+    pack->cached = false;
+    return TD_OK;
+}
+
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 {
-    int status = find_part(pack, row);
-    if (status != TD_OK) return status;
     td_part *part = &pack->part;
-    if (td_part_has(part, TD_PART_KEYS)) seek_key(part, row - part->first_row);
-    uint32_t width = pack->width, all = td_low_mask(width);
-    uint32_t at = (row - part->first_row) * td_part_row_bits(part);
-    uint32_t base_at = td_read_bits(part->rows, at, part->id_bits) * part->header.base_bits;
-    at += part->id_bits;
-    for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t mask = td_part_base_mask(pack, part, f), deviation = all & ~mask;
-        uint32_t n_base = td_count_bits(mask), n_deviation = width - n_base;
-        uint32_t high = td_read_bits(part->bases, base_at, n_base), low = td_read_bits(part->rows, at, n_deviation);
-        uint32_t value = deviation == td_low_mask(n_deviation) ? (n_deviation < 32 ? high << n_deviation : 0u) | low
-                                                               : td_scatter(high, mask) | td_scatter(low, deviation);
-        values[f] = (int32_t)value;
-        base_at += n_base;
-        at += n_deviation;
+    if (row - part->first_row >= part->header.n_rows) {
+        int status = find_part(pack, row);
+        if (status != TD_OK) return status;
     }
-    if (td_part_has(part, TD_PART_KEYS)) spread_key(pack, values);
-    if (part->dictionary) look_up(pack, values);
-    for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t offset = part->offsets ? td_read_bits(part->offsets, f * width, width) : 0u;
-        values[f] = (int32_t)((uint32_t)values[f] + (uint32_t)pack->minimum + offset);
-    }
+    uint32_t *out = (uint32_t *)values;
+    add_sums(pack, read_stored(pack, row - part->first_row, out), out);
 #if TD_IMAGES
     if (pack->image) td_image_inverse(pack->image, values);
 #endif

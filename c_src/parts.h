@@ -22,7 +22,7 @@ uint32_t td_part_base_mask(const td_pack *pack, const td_part *part, uint32_t fe
 /* Entries of all dictionaries; the part has TD_PART_DICTIONARY. */
 uint32_t td_part_entries(const td_pack *pack, const td_part *part);
 /* Bit `b` of the key, counted from the most significant: where it goes. */
-void td_part_place(const td_pack *pack, const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit);
+void td_part_place(const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit);
 /* Fields of n_bits up to 64. */
 uint64_t td_read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits);
 /* Goes to the first row of a block of TD_KEY_BLOCK rows; returns how many rows follow it in the block. */

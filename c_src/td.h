@@ -487,7 +487,9 @@ typedef struct td_part {
     td_part_header header;
     uint32_t number;            /* its place among the parts */
     uint32_t first_row;
-    uint32_t id_bits;           /* ceil(log2 n_bases) */
+    uint8_t id_bits;            /* ceil(log2 n_bases) */
+    uint8_t bit_bits;           /* the name of a key's bit: low bits that are the bit's number in its feature */
+    uint8_t place_bytes;        /* and its bytes */
     const uint8_t *plan;
     const uint8_t *offsets;     /* NULL without TD_PART_OFFSETS */
     const uint8_t *dictionary;  /* NULL without TD_PART_DICTIONARY */
@@ -525,6 +527,8 @@ typedef struct td_pack {
     td_section data;
     const uint8_t *starts;      /* bit i: row i begins a sample; with few samples (starts_listed) the u32 of each */
     bool starts_listed;
+    bool cached;                /* the cache holds the part used last */
+    uint32_t *cache;            /* NULL: none */
     const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
     td_part part;               /* the part used last */
 } td_pack;
@@ -534,6 +538,11 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 /* The plan of part `part`: its header, and of each feature the bits that belong to the base (those of the key
  * included), and those that the key names. base, key: n_features entries. TD_E_RANGE past the last part. */
 int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key);
+/* Memory in which td_pack_row keeps of each feature what is the same in all rows of a part, and the bits that the key of
+ * the row read last gives it: reading then takes a third to a half of the time. 9 bytes a feature, aligned to 4, until
+ * the pack is opened anew. TD_E_MEMORY when it is smaller than td_pack_cache_size. */
+uint32_t td_pack_cache_size(const td_pack *pack);
+int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size);
 /* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
  * O(n_features), with TD_PART_KEYS also O(TD_KEY_BLOCK) unless the row follows the one read last; the part is looked
  * up by a scan when it differs from the last one, from that one on when it lies behind it. */

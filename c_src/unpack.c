@@ -204,7 +204,7 @@ static bool key_bits_of(const td_unpacker *u, const td_part *part, uint32_t w, u
         uint32_t feature, bit;
         bits[i] = 0;
         if (from + i >= part->header.n_bases) continue;
-        td_part_place(u->pack, part, part->header.n_bases - 1u - from - i, &feature, &bit);
+        td_part_place(part, part->header.n_bases - 1u - from - i, &feature, &bit);
         if (feature / lanes(u->bits) != w) continue;
         bits[i] = (uint64_t)1 << (feature % lanes(u->bits) * u->bits + bit);
         any = true;
