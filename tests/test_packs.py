@@ -174,6 +174,40 @@ def assert_read_both_ways(made: Pack, data: st.DataObject) -> None:
     numbers, out = ffi.from_buffer("uint32_t[]", wanted), ffi.from_buffer(values)
     assert lib.td_unpacker_take(reader, numbers, len(wanted), out) == 0
     assert np.array_equal(values, expected[wanted])
+    assert_read_with_a_cache(made, expected, wanted)
+    assert_samples_are_means(made, expected)
+
+
+def assert_read_with_a_cache(made: Pack, expected: np.ndarray, wanted: np.ndarray) -> None:
+    """All rows in order, some in any order, and each again: the same with and without."""
+    size = lib.td_pack_cache_size(made.native)
+    cache, row = ffi.new("uint32_t[]", size // 4), ffi.new("int32_t[]", made.n_features)
+    assert lib.td_pack_use_cache(made.native, cache, size - 1) == lib.TD_E_MEMORY
+    assert lib.td_pack_use_cache(made.native, cache, size) == 0
+    numbers = [*range(len(made)), *np.repeat(wanted, 2).tolist()]
+    got = []
+    for number in numbers:
+        assert lib.td_pack_row(made.native, number, row, ffi.NULL) == 0
+        got.append(list(row))
+        row[0] += 1  # the caller's row is the caller's
+    assert np.array_equal(np.array(got, dtype=np.int32), expected[numbers])
+    made.native.cache = ffi.NULL
+    assert lib.td_pack_rows(made.native, 0, len(made), ffi.from_buffer("int32_t[]", np.empty_like(expected))) == 0
+
+
+def assert_samples_are_means(made: Pack, expected: np.ndarray) -> None:
+    """Sums of f32 in the order of the rows, times the scale by the count."""
+    values, row = ffi.new("float[]", made.n_features), ffi.new("int32_t[]", made.n_features)
+    first, count, label, weight = (ffi.new(f"{kind} *") for kind in ("uint32_t", "uint32_t", "uint32_t", "float"))
+    for i in range(made.n_samples):
+        assert lib.td_pack_sample_rows(made.native, i, first, count) == 0
+        assert lib.td_pack_sample(made.native, i, row, values, label, weight) == 0
+        rows = expected[first[0] : first[0] + count[0]].astype(np.float32) - np.float32(made.zero_point)
+        total = rows[0]
+        for following in rows[1:]:
+            total = total + following
+        mean = total * (np.float32(made.scale) / np.float32(count[0]))
+        assert np.array_equal(np.array(list(values), np.float32), mean)
 
 
 def test_decode_refuses_what_does_not_fit() -> None:
@@ -487,6 +521,28 @@ def test_ids_and_counts_are_below_their_limits() -> None:
     part = struct.pack("<IIHHI", 1, 0, 0, 1, 6)
     one = {1: bytes(schema), 2: part, 3: bytes([0, 5]), 4: b"\1"}
     assert exercise(rebuild(one)) is not None and exercise(rebuild({**one, 3: bytes([7, 5])})) is None
+
+
+def test_a_key_names_each_bit_once_and_the_base_leaves_it_zero() -> None:
+    """A reader toggles the key's bits that change from row to row: what is wrong here would come out differently."""
+    sections = sections_of((GOLDEN / "keys.tdz").read_bytes())
+    opened = Pack(rebuild(sections))
+    header, base, key = ffi.new("td_part_header *"), *(ffi.new("uint32_t[]", opened.n_features) for _ in range(2))
+    assert lib.td_pack_plan(opened.native, 0, header, base, key) == 0 and header.flags & lib.TD_PART_KEYS
+    data, part, start = sections[lib.TD_PACK_DATA], ffi.new("uint32_t *"), opened.native.data.data
+    assert lib.td_pack_row(opened.native, 0, ffi.new("int32_t[]", opened.n_features), part) == 0
+    place_bytes, places = opened.native.part.place_bytes, opened.native.part.places - start
+    twice = data[:places] + data[places + place_bytes : places + 2 * place_bytes] + data[places + place_bytes :]
+    assert len(twice) == len(data) and exercise(rebuild({**sections, lib.TD_PACK_DATA: twice})) is None
+    bases, at = opened.native.part.bases - start, 0
+    for f in range(opened.n_features):
+        if key[f]:
+            break
+        at += base[f].bit_count()
+    at += (base[f] & ((key[f] & -key[f]) - 1)).bit_count()
+    stained = bytearray(data)
+    stained[bases + at // 8] |= 1 << at % 8
+    assert exercise(rebuild({**sections, lib.TD_PACK_DATA: bytes(stained)})) is None
 
 
 def test_bytes_between_the_sections_and_the_end_are_refused() -> None:

@@ -22,6 +22,24 @@ static void read_rows(td_pack *pack, int32_t *row)
     require(td_pack_row(pack, pack->n_rows, row, &label) == TD_E_RANGE);
 }
 
+/* With a cache: the same rows, in order and backwards. */
+static void read_cached(td_pack *pack, int32_t *row)
+{
+    uint32_t size = td_pack_cache_size(pack), n = pack->n_rows;
+    td_pack plain = *pack;
+    int32_t *other = malloc(pack->n_features * sizeof *other);
+    void *cache = malloc(size);
+    require(other && cache && td_pack_use_cache(pack, cache, size) == TD_OK);
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        uint32_t number = i < n ? i : 2 * n - 1 - i;
+        require(td_pack_row(pack, number, row, NULL) == TD_OK && td_pack_row(&plain, number, other, NULL) == TD_OK);
+        require(memcmp(row, other, pack->n_features * sizeof *row) == 0);
+    }
+    *pack = plain;
+    free(cache);
+    free(other);
+}
+
 /* The other way to read, into values of all sizes: the same rows, at once and one by one. */
 static void unpack(td_pack *pack, int32_t *row)
 {
@@ -87,6 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         float *values = malloc(pack.n_features * sizeof *values);
         require(row && values);
         read_rows(&pack, row);
+        read_cached(&pack, row);
         unpack(&pack, row);
         if ((uint64_t)pack.n_rows * pack.n_samples < MAX_VALUES) { /* finding a sample scans the bitmap */
             read_samples(&pack, row, values);
