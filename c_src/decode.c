@@ -674,7 +674,7 @@ uint32_t td_pack_cache_size(const td_pack *pack)
 
 int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size)
 {
-    if (size < td_pack_cache_size(pack)) return TD_E_MEMORY;
+    if (memory && size < td_pack_cache_size(pack)) return TD_E_MEMORY;
     pack->cache = (uint32_t *)memory;
     pack->cached = false;
     return TD_OK;

@@ -540,7 +540,7 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key);
 /* Memory in which td_pack_row keeps of each feature what is the same in all rows of a part, and the bits that the key of
  * the row read last gives it: reading then takes a third to a half of the time. 9 bytes a feature, aligned to 4, until
- * the pack is opened anew. TD_E_MEMORY when it is smaller than td_pack_cache_size. */
+ * the pack is opened anew; NULL: none any more. TD_E_MEMORY when it is smaller than td_pack_cache_size. */
 uint32_t td_pack_cache_size(const td_pack *pack);
 int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size);
 /* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:

@@ -191,7 +191,7 @@ def assert_read_with_a_cache(made: Pack, expected: np.ndarray, wanted: np.ndarra
         got.append(list(row))
         row[0] += 1  # the caller's row is the caller's
     assert np.array_equal(np.array(got, dtype=np.int32), expected[numbers])
-    made.native.cache = ffi.NULL
+    assert lib.td_pack_use_cache(made.native, ffi.NULL, 0) == 0
     assert lib.td_pack_rows(made.native, 0, len(made), ffi.from_buffer("int32_t[]", np.empty_like(expected))) == 0
 
 
