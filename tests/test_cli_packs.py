@@ -146,6 +146,32 @@ def test_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "end in one of" in run(capsys, "unpack", str(GOLDEN / "masks.tdz"), "-o", "x.txt", code=2)
 
 
+def test_what_is_unpacked_does_not_depend_on_the_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suffixes, source = ("npy", "labels.npy", "csv", "parquet"), str(GOLDEN / "masks.tdz")
+    for name, rows in (("whole", 65536), ("pieces", 7)):
+        monkeypatch.setattr("tinydream.unpacking.PIECE", rows)
+        for suffix in ("npy", "csv", "parquet"):
+            run(capsys, "unpack", source, "-o", str(tmp_path / f"{name}.{suffix}"))
+    for suffix in suffixes[:3]:
+        assert (tmp_path / f"whole.{suffix}").read_bytes() == (tmp_path / f"pieces.{suffix}").read_bytes()
+    from pyarrow import parquet
+
+    assert parquet.read_table(tmp_path / "whole.parquet").equals(parquet.read_table(tmp_path / "pieces.parquet"))
+    (tmp_path / "t.csv").write_text("old")
+    monkeypatch.setattr("tinydream.unpacking.cells", lambda column: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["unpack", source, "-o", str(tmp_path / "t.csv")])
+    assert (tmp_path / "t.csv").read_text() == "old" and len(list(tmp_path.iterdir())) == 9
+
+
+def test_large_packs_are_not_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("tinydream.cli_packs.MOST_COMPARED", 239)  # 40 rows of 6
+    assert cli.main(["inspect", str(GOLDEN / "masks.tdz")]) == 0
+    assert "more than 239 values: not compared" in capsys.readouterr().out
+
+
 def test_parquet_needs_pyarrow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "tinydream[parquet]" in run(capsys, "unpack", str(GOLDEN / "one.tdz"), "-o", "x.parquet", code=2)

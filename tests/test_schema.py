@@ -6,6 +6,7 @@ import struct
 from collections import Counter
 from typing import Any
 
+import board_kit
 import cbor2
 import numpy as np
 import pytest
@@ -237,6 +238,19 @@ def test_real_labels_take_part_and_come_back() -> None:
 
 LOSSY: list[dict[str, Any]] = [{"lossy_bits": 8}, {"lossy_bits": 1}, {"resolution": 0.5}, {"resolution": 1e3}]
 NUMBERS = hnp.arrays(st.sampled_from(["f4", "f8"]), st.integers(1, 40), elements=st.floats(-1e6, 1e6, width=32))
+
+
+def test_real_labels_beside_embeddings() -> None:
+    model, windows = board_kit.model(), board_kit.windows()
+    y = np.arange(160) / 4
+    made = pack(table_from_arrays(windows, y), through=model, per_class=8)
+    rows = sorted(zip(board_kit.embeddings().tolist(), y.tolist(), strict=True))
+    assert sorted(zip(made[:].tolist(), made.labels.tolist(), strict=True)) == rows
+    assert made[:].dtype == np.int8 and made.n_features == model.embedding_size + 1
+    condensed = made.condensed
+    real = model.embedding_scale * (board_kit.embeddings().astype(float) - model.embedding_zero_point)
+    np.testing.assert_allclose(condensed.weights @ condensed.values / 160, real.mean(axis=0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(condensed.weights @ condensed.labels / 160, [y.mean()])
 
 
 @QUICK

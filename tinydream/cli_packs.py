@@ -14,6 +14,7 @@ from .errors import UsageError
 
 __all__ = ["add_pack_commands", "read_source", "source_arguments"]
 
+MOST_COMPARED = 2**26  # values of a pack that other compressors are given
 LISTED = 64  # fields that inspect shows
 Command = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
@@ -215,7 +216,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
     opened = open_pack(options.pack)
     plan = bit_plan(opened)
-    sizes = None if options.no_compare else compare(opened)
+    large = int(opened.native.n_rows) * opened.n_features > MOST_COMPARED
+    sizes = None if options.no_compare or large else compare(opened)
     if options.plot:
         from .plots import draw_plan
 
@@ -231,6 +233,8 @@ def _inspect(options: argparse.Namespace) -> None:
     lines += ["", *plan_lines(plan, opened.names), "", *_size_lines(opened.sections(), len(opened.data))]
     if sizes:
         lines += ["", *_compare_lines(sizes)]
+    elif large:
+        lines += ["", f"more than {MOST_COMPARED:,} values: not compared with zlib, zstd and xz"]
     answer(options, facts, [*lines, *([f"drawn to {options.plot}"] if options.plot else [])])
 
 
@@ -315,6 +319,7 @@ def _unpack(options: argparse.Namespace) -> None:
     from .packs import open_pack
     from .unpacking import unpack
 
-    opened = open_pack(options.pack)
-    written = [str(path) for path in unpack(opened, options.output)]
+    opened, shown = open_pack(options.pack), console(options)
+    written = [str(path) for path in unpack(opened, options.output, progress=shown.progress)]
+    shown.close()
     answer(options, {"rows": len(opened), "files": written}, [f"{', '.join(written)}: {len(opened):,} rows"])

@@ -344,7 +344,9 @@ class Pack:
             gone = np.zeros(flat.shape, dtype=bool) if missing is None else missing.reshape(flat.shape)
             with np.errstate(invalid="ignore"):
                 counts = np.add.reduceat((~gone).astype(np.float64), starts)
-                means.append(np.add.reduceat(np.where(gone, 0.0, flat), starts) / counts)
+                mean = np.add.reduceat(np.where(gone, 0.0, flat), starts) / counts
+            plain = not field.label and all(code.kind == "plain" for code in field.codes)
+            means.append(self.scale * (mean - self.zero_point) if plain else mean)
         n_features = len(self.schema.features)
         labels: npt.NDArray[Any] = self.row_classes[starts]
         if self.schema.labels:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from .cells import CellType
 from .errors import DataError, UsageError
+from .images import holds_images, read_images
 from .table import Column, Table, Windows, make_column, table_from_arrays, table_from_columns, with_labels
 
 __all__ = ["from_frame", "read", "read_array", "read_waves", "series"]
 
+FILES = (".csv", ".npz", ".npy", ".parquet")
 READ_ROWS = 16384  # of a CSV at once
 Array = npt.NDArray[Any]
 
@@ -39,18 +41,18 @@ def read(
     .csv: a header line; types are found column by column, empty cells are missing. .parquet: needs pyarrow.
     A data frame (pandas, polars, anything with the Arrow PyCapsule interface): needs pyarrow. Of these `label` names
     the label column, or several. .npz: arrays `x` and `y` (or another name for the labels in `label`; without `y`
-    there are no labels). .npy: the rows; `labels` is the .npy of the labels. A folder: .wav files, in a folder for each
-    class, cut into windows of `window` samples every `hop`.
+    there are no labels). .npy: the rows; `labels` is the .npy of the labels. A folder: images in a folder for each
+    class (see `read_images`), or .wav files likewise, cut into windows of `window` samples every `hop`.
     `classes` and `real`: see `table_from_arrays`. Raises DataError that says where the file is wrong.
     """
     if not isinstance(path, (str, os.PathLike)):
         return from_frame(path, label=label, classes=classes, real=real)
     path = Path(path)
-    if path.is_dir() and not path.suffix:
-        return read_waves(path, window=window, hop=hop, classes=classes)
+    if path.is_dir() and path.suffix.lower() not in FILES:
+        return _read_folder(path, window, hop, classes)
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".npz", ".npy", ".parquet"):
-        raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use .csv, .npz, .npy, .parquet")
+    if suffix not in FILES:
+        raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use {', '.join(FILES)}")
     try:
         if suffix in (".csv", ".parquet"):
             columns = _read_csv(path, label_names(label)) if suffix == ".csv" else _read_parquet(path)
@@ -61,6 +63,12 @@ def read(
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as {suffix}: {error}") from error
     return table_from_arrays(values, given, classes=classes, real=real, source=str(path))
+
+
+def _read_folder(path: Path, window: int | None, hop: int | None, classes: Sequence[str] | int | None) -> Table:
+    if holds_images(path):
+        return read_images(path, classes=None if isinstance(classes, int) else classes)
+    return read_waves(path, window=window, hop=hop, classes=classes)
 
 
 def label_names(label: str | Sequence[str] | None) -> list[str]:

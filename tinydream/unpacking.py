@@ -5,61 +5,78 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from .adapters import flat_columns, to_arrow
 from .errors import DataError, UsageError
-from .files import atomic_write
+from .files import atomic_stream
 from .packs import Pack
 from .sources import arrow
 from .table import Column
 
 __all__ = ["cells", "unpack"]
 
+Progress = Callable[[int, int], None]
+PIECE = 65536  # rows that are decoded at once
 
-def unpack(pack: Pack, path: str | os.PathLike[str]) -> list[Path]:
+
+def unpack(pack: Pack, path: str | os.PathLike[str], *, progress: Progress | None = None) -> list[Path]:
     """Writes all rows in stored order to `path` and returns the files written.
 
     .npy: the rows, and the labels in NAME.labels.npy when there are any. .npz: `x`, `y` and `classes`, as `read` takes
     them; columns of different types as an array each, and which of their cells are missing in NAME.missing. .csv and
-    .parquet: a column a feature, then the labels. Raises DataError when the file cannot hold what the pack does.
+    .parquet: a column a feature, then the labels. All but .npz are written piece by piece. Raises DataError when the
+    file cannot hold what the pack does.
     """
     path = Path(path)
     writers = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet}
     if path.suffix.lower() not in writers:
         raise UsageError(f"{path}: rows are written to {', '.join(writers)}; its name must end in one of these")
-    contents = writers[path.suffix.lower()](pack, path)
-    for target, content in contents.items():
-        atomic_write(target, content)
-    return list(contents)
+    with atomic_stream(path) as stream:
+        writers[path.suffix.lower()](pack, stream, path, progress)
+    if path.suffix.lower() != ".npy" or not (pack.n_classes > 1 or pack.schema.labels):
+        return [path]
+    beside = path.with_suffix(".labels.npy")
+    with atomic_stream(beside) as stream:
+        np.save(stream, _savable(pack.labels, beside), allow_pickle=False)
+    return [path, beside]
 
 
-def _npy(pack: Pack, path: Path) -> dict[Path, bytes]:
-    contents = {path: _saved(pack[:], path)}
-    if pack.n_classes > 1 or pack.schema.labels:
-        contents[path.with_suffix(".labels.npy")] = _saved(pack.labels, path)
-    return contents
+def _pieces(pack: Pack, progress: Progress | None) -> Iterator[slice]:
+    for first in range(0, len(pack), PIECE):
+        yield slice(first, first + PIECE)
+        if progress:
+            progress(min(len(pack), first + PIECE), len(pack))
 
 
-def _saved(array: Any, path: Path) -> bytes:
+def _npy(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -> None:
+    if any(field.dtype == "text" for field in pack.schema.features):
+        np.save(stream, _savable(pack[:], path), allow_pickle=False)  # the longest text says how wide all are
+        return
+    first = _savable(pack[:1], path)
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False,
+              "shape": (len(pack), *first.shape[1:])}  # fmt: skip
+    np.lib.format.write_array_header_2_0(stream, header)
+    for piece in _pieces(pack, progress):
+        stream.write(np.ascontiguousarray(_savable(pack[piece], path)).tobytes())
+
+
+def _savable(array: Any, path: Path) -> Any:
     if isinstance(array, np.ma.MaskedArray):
         raise DataError(f"{path}: a .npy has no empty cells, but rows do; unpack to .npz, .csv or .parquet")
-    if array.dtype.names is not None:
-        texts = [name for name in array.dtype.names if array.dtype[name].kind == "O"]
-        kind = [
-            (name, array[name].astype(str).dtype if name in texts else array.dtype[name]) for name in array.dtype.names
-        ]
-        array = array.astype(kind)
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
-    return out.getvalue()
+    if array.dtype.names is None:
+        return array.astype(str) if array.dtype == object else array
+    texts = [name for name in array.dtype.names if array.dtype[name].kind == "O"]
+    kind = [(name, array[name].astype(str).dtype if name in texts else array.dtype[name]) for name in array.dtype.names]
+    return array.astype(kind)
 
 
-def _npz(pack: Pack, path: Path) -> dict[Path, bytes]:
-    rows, out = pack[:], io.BytesIO()
+def _npz(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -> None:
+    rows = pack[:]
     arrays: dict[str, Any] = {}
     if rows.dtype.names is None and not isinstance(rows, np.ma.MaskedArray):
         arrays["x"] = rows
@@ -71,8 +88,7 @@ def _npz(pack: Pack, path: Path) -> dict[Path, bytes]:
         arrays["y"] = np.ma.getdata(pack.labels)
     if pack.n_classes > 1:
         arrays["classes"] = np.array(pack.classes)
-    np.savez(out, **arrays)
-    return {path: out.getvalue()}
+    np.savez(stream, **arrays)
 
 
 def _by_name(columns: tuple[Column, ...]) -> dict[str, Any]:
@@ -95,19 +111,21 @@ def cells(column: Column) -> list[Any]:
     return [None if gone else value for value, gone in zip(told, column.missing.tolist(), strict=True)]
 
 
-def _csv(pack: Pack, path: Path) -> dict[Path, bytes]:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    columns = flat_columns(pack)
-    writer.writerow([column.name for column in columns])
-    writer.writerows(zip(*map(cells, columns), strict=True))
-    return {path: out.getvalue().encode()}
+def _csv(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    try:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([column.name for column in flat_columns(pack, slice(0, 1))])
+        for piece in _pieces(pack, progress):
+            writer.writerows(zip(*map(cells, flat_columns(pack, piece)), strict=True))
+    finally:
+        text.detach()  # the stream is not ours to close
 
 
-def _parquet(pack: Pack, path: Path) -> dict[Path, bytes]:
+def _parquet(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -> None:
     arrow("writing .parquet")
     from pyarrow import parquet
 
-    out = io.BytesIO()
-    parquet.write_table(to_arrow(pack), out)
-    return {path: out.getvalue()}
+    with parquet.ParquetWriter(stream, to_arrow(pack, slice(0, 1)).schema) as writer:
+        for piece in _pieces(pack, progress):
+            writer.write_table(to_arrow(pack, piece))
