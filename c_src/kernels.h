@@ -21,7 +21,9 @@ enum td_op_kind {
     TD_OP_FILL = 13,            /* with the output's zero point */
     TD_OP_RESCALE = 14,         /* int8 or int16 to int8 or int16, with a slope for each sign */
     TD_OP_LOGISTIC = 15,        /* int16 only */
-    TD_OP_TANH = 16             /* int16 only */
+    TD_OP_TANH = 16,            /* int16 only */
+    TD_OP_SVDF = 17,            /* these two keep a state from run to run */
+    TD_OP_LSTM = 18
 };
 
 /* The box of a COPY, as it lies in the data section: 14 i32. */
@@ -84,5 +86,10 @@ void td_run_int16(const td_op *op, const td_tensor *in, const td_tensor *in_b, c
 /* TD_OP_RESCALE, whatever its types. */
 void td_rescale(const td_op *op, const td_tensor *in, const td_tensor *out);
 enum { TD_CURVE_SIZE = 1026 };  /* bytes of the 513 points of a curve */
+
+/* recurrent.c: int8 in and out. The state of SVDF is filters x memory int16, those of LSTM are the cells' int16 and the
+ * last outputs' int8. */
+void td_svdf(const td_op *op, const td_tensor *in, const td_tensor *state, const td_tensor *out);
+void td_lstm(const td_op *op, const td_tensor *in, const td_tensor *cells, const td_tensor *last, const td_tensor *out);
 
 #endif /* TD_KERNELS_H */

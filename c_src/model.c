@@ -8,7 +8,7 @@
 enum { SECTION_META = 1, SECTION_TENSORS = 2, SECTION_OPS = 3, SECTION_TAIL = 4, SECTION_DATA = 5 };
 enum { META_SIZE = 36, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_SIZE = 20 };
 enum { FLAG_SOFTMAX = 1 };
-enum { TENSOR_CONSTANT = 1 };
+enum { TENSOR_CONSTANT = 1, TENSOR_STATE = 2 };
 
 /* a * b, or UINT32_MAX where the product does not fit: larger than any section or arena. */
 static uint32_t product(uint32_t a, uint32_t b)
@@ -115,7 +115,7 @@ static int check_tensors(const td_model *model)
         const uint8_t *record = tensor_record(model, i);
         uint32_t offset = td_get32(record), size = tensor_bytes(record), step = td_type_size(tensor_type(record));
         uint32_t limit = is_constant(record) ? model->data.size : model->arena_size;
-        if (size == 0 || size > TD_MAX_ARENA || record[10] > TENSOR_CONSTANT) return TD_E_FORMAT;
+        if (size == 0 || size > TD_MAX_ARENA || record[10] > TENSOR_STATE) return TD_E_FORMAT;
         if (offset > limit || size > limit - offset || offset % step != 0) return TD_E_FORMAT;
         if (step > 1 && !little_endian()) return TD_E_UNSUPPORTED;
         if (is_constant(record) && (uintptr_t)model->data.data % step != 0) return TD_E_ARGUMENT;
@@ -352,6 +352,57 @@ static int check_int16(const td_model *model, const uint8_t *record)
     return good && op.min <= op.max ? TD_OK : TD_E_FORMAT;
 }
 
+/* ---------------------------------------------------------------- recurrent */
+
+static bool is_recurrent(const uint8_t *record)
+{
+    return record[0] == TD_OP_SVDF || record[0] == TD_OP_LSTM;
+}
+
+static bool is_state(const td_model *model, uint32_t index, uint32_t type)
+{
+    return index < model->n_tensors && tensor_record(model, index)[10] == TENSOR_STATE
+        && tensor_type(tensor_record(model, index)) == type;
+}
+
+static bool good_svdf(const td_model *model, const uint8_t *record, const td_tensor *in, const td_tensor *out)
+{
+    td_tensor state = tensor_shape(model, record[2]);
+    uint32_t features = product((uint32_t)state.w, (uint32_t)in->c), time = product((uint32_t)state.w, (uint32_t)state.c);
+    return in->h == 1 && in->w == 1 && out->h == 1 && out->w == 1 && state.h == 1 && state.w % out->c == 0
+        && features <= INT32_MAX && in_data(model, td_get32(record + 20), features + (features & 1u) + 2 * time)
+        && good_channels(model, td_get32(record + 24), (uint32_t)out->c + 1u);
+}
+
+/* 9 multipliers with their shifts, behind the biases, as good_channels; then the cells' scale and clip. */
+static bool good_lstm(const td_model *model, const uint8_t *record, const td_tensor *in, const td_tensor *out)
+{
+    uint32_t last = td_get16(record + 4), n = (uint32_t)out->c, channels = td_get32(record + 24);
+    uint32_t weights = product(4 * n, n + (uint32_t)in->c);
+    if (!is_state(model, last, TD_INT8) || in->h != 1 || out->h != 1 || in->w != out->w
+        || tensor_size(tensor_record(model, record[2])) != n || tensor_size(tensor_record(model, last)) != n
+        || !in_data(model, td_get32(record + 20), weights) || !in_data(model, channels, 32 * n + 48)) {
+        return false;
+    }
+    const uint8_t *multipliers = model->data.data + channels + 32 * n;
+    for (uint32_t i = 0; i < 9; i++) {
+        int32_t shift = (int8_t)multipliers[36 + i];
+        if (td_get_i32(multipliers + 4 * i) < 0 || shift < -31 || shift > 30) return false;
+    }
+    return multipliers[45] >= 9 && multipliers[45] <= 15 && td_get16(multipliers + 46) <= INT16_MAX;
+}
+
+static int check_recurrent(const td_model *model, const uint8_t *record)
+{
+    td_tensor in = tensor_shape(model, record[1]), out = tensor_shape(model, record[3]);
+    td_op op = read_op(record, TD_INT8);
+    if (in.type != TD_INT8 || out.type != TD_INT8 || !is_state(model, record[2], TD_INT16) || op.min > op.max) {
+        return TD_E_FORMAT;
+    }
+    bool good = op.kind == TD_OP_SVDF ? good_svdf(model, record, &in, &out) : good_lstm(model, record, &in, &out);
+    return good ? TD_OK : TD_E_FORMAT;
+}
+
 /* ---------------------------------------------------------------------- f32 */
 
 static td_op_f32 read_f32(const td_model *model, const uint8_t *record, const td_tensor *in)
@@ -425,6 +476,7 @@ static int check_op(const td_model *model, const uint8_t *record)
         return TD_E_FORMAT;
     }
     if (record[0] == TD_OP_COPY || record[0] == TD_OP_FILL) return good_move(model, record) ? TD_OK : TD_E_FORMAT;
+    if (is_recurrent(record)) return TD_HAVE_RECURRENT ? check_recurrent(model, record) : TD_E_UNSUPPORTED;
     if (record[0] == TD_OP_RESCALE && TD_HAVE_INT16) {
         td_op op = read_op(record, tensor_type(tensor_record(model, record[3])));
         return good_rescale(model, record) && op.min <= op.max ? TD_OK : TD_E_FORMAT;
@@ -520,7 +572,11 @@ static int open_sections(td_model *model)
     model->ops = ops.data;
     int status = open_meta(model, &meta);
     if (status == TD_OK) status = check_tensors(model);
-    for (uint32_t i = 0; status == TD_OK && i < model->n_ops; i++) status = check_op(model, op_record(model, i));
+    model->has_state = false;
+    for (uint32_t i = 0; status == TD_OK && i < model->n_ops; i++) {
+        status = check_op(model, op_record(model, i));
+        if (is_recurrent(op_record(model, i))) model->has_state = true;
+    }
     return status == TD_OK ? open_tail(model, &tail) : status;
 }
 
@@ -577,6 +633,13 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
         td_copy(&op, &in, &out);
     } else if (op.kind == TD_OP_FILL) {
         td_fill(&op, &out);
+#if TD_HAVE_RECURRENT
+    } else if (op.kind == TD_OP_SVDF) {
+        td_svdf(&op, &in, &in_b, &out);
+    } else if (op.kind == TD_OP_LSTM) {
+        td_tensor last = tensor_at(model, arena, td_get16(record + 4));
+        td_lstm(&op, &in, &in_b, &last, &out);
+#endif
 #if TD_HAVE_INT16
     } else if (op.kind == TD_OP_RESCALE) {
         td_rescale(&op, &in, &out);
@@ -588,6 +651,23 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
     } else {
         run_int8(&op, &in, &in_b, &out);
     }
+}
+
+static void fill_state(const td_model *model, uint8_t *arena, uint32_t index, int value)
+{
+    const uint8_t *record = tensor_record(model, index);
+    memset(arena + td_get32(record), value, tensor_bytes(record));
+}
+
+int td_model_reset(const td_model *model, uint8_t *arena, uint32_t arena_size)
+{
+    if (arena_size < model->arena_size) return TD_E_MEMORY;
+    for (uint32_t i = 0; i < model->n_ops; i++) {
+        const uint8_t *record = op_record(model, i);
+        if (is_recurrent(record)) fill_state(model, arena, record[2], 0);
+        if (record[0] == TD_OP_LSTM) fill_state(model, arena, td_get16(record + 4), (int8_t)record[17]);
+    }
+    return TD_OK;
 }
 
 int td_model_run(const td_model *model, uint8_t *arena, uint32_t arena_size)

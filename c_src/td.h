@@ -317,6 +317,7 @@ typedef struct td_model {
     uint32_t embedding_offset;
     uint32_t embedding_size;    /* values of the tensor at the cut */
     uint32_t embedding_bytes;
+    bool has_state;             /* a run depends on the runs before: td_model_reset */
     uint8_t input_type;         /* enum td_type */
     uint8_t embedding_type;     /* with a tail: TD_INT8 */
     float embedding_scale;      /* real = scale * (value - zero_point); 1 and 0 for TD_FLOAT32 */
@@ -332,6 +333,9 @@ typedef struct td_model {
  * model has constants of more than a byte (else TD_E_ARGUMENT). TD_E_UNSUPPORTED: an operator, or a type, that this
  * core or this machine does not run. */
 int td_model_open(td_model *model, const uint8_t *data, uint32_t size);
+/* Makes a model with state (has_state) forget its past: its state tensors as before the first run. Without this they hold
+ * what the memory held. TD_E_MEMORY as td_model_run. */
+int td_model_reset(const td_model *model, uint8_t *arena, uint32_t arena_size);
 /* Frozen part: arena[input_offset..] -> arena[embedding_offset..]. The arena is 16-byte aligned and
  * at least arena_size bytes (TD_E_MEMORY). The input is overwritten. */
 int td_model_run(const td_model *model, uint8_t *arena, uint32_t arena_size);

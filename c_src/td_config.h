@@ -70,4 +70,9 @@
 #define TD_HAVE_INT16 1
 #endif
 
+/* 0: leaves SVDF and LSTM out; likewise. */
+#ifndef TD_HAVE_RECURRENT
+#define TD_HAVE_RECURRENT 1
+#endif
+
 #endif /* TD_CONFIG_H */

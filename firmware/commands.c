@@ -183,6 +183,7 @@ static int load_model(td_commands *c)
     int status = td_store_get(&c->store, TD_OBJECT_MODEL, &object, &sequence);
     if (status == TD_OK) status = td_model_open(&c->model, object.data, object.size);
     if (status == TD_OK) status = carve(c, &defaults);
+    if (status == TD_OK) status = td_model_reset(&c->model, c->tensors, aligned(c->model.arena_size));
     if (status != TD_OK) return status;
     c->has_model = true;
     load_weights(c);
@@ -643,6 +644,16 @@ static int reset_weights(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
     return load_model(c);
 }
 
+/* A model with state starts again without a past. */
+static int forget(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
+{
+    (void)out;
+    if (no_arguments(in) != TD_OK) return TD_E_FORMAT;
+    c->failed_object = TD_OBJECT_MODEL;
+    if (!c->has_model) return TD_E_STATE;
+    return td_model_reset(&c->model, c->tensors, aligned(c->model.arena_size));
+}
+
 static int stats(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
 {
     const td_memory *memory = &c->board.memory;
@@ -687,6 +698,7 @@ static const request_handler handlers[TD_N_COMMANDS] = {
     [TD_CMD_RESET] = reset,
     [TD_CMD_TRAIN_CHECK] = train_check,
     [TD_CMD_TRAIN_KEEP] = train_keep,
+    [TD_CMD_FORGET] = forget,
 };
 
 static int run_command(td_commands *c, const uint8_t *request, uint32_t size, zcbor_state_t *out)

@@ -27,7 +27,8 @@ enum td_command {
     TD_CMD_RESET = 13,
     TD_CMD_TRAIN_CHECK = 14,
     TD_CMD_TRAIN_KEEP = 15,
-    TD_N_COMMANDS = 16
+    TD_CMD_FORGET = 16,
+    TD_N_COMMANDS = 17
 };
 
 /* What can be read back besides the objects of the store. */

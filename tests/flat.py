@@ -65,6 +65,7 @@ class Builder:
         code.version = 1
         made = schema.OperatorT()
         made.opcodeIndex, made.inputs, made.outputs = len(self.codes), inputs, outputs
+        made.intermediates = options.pop("_intermediates", None)
         self.codes.append(code)
         kind = options.pop(
             "_class", "".join(part.capitalize() for part in name.replace("_2D", "2_D").split("_")) + "Options"

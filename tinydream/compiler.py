@@ -21,13 +21,14 @@ from .model import DTYPES, Model, OperatorRow, TailLayer, integer_range
 from .operators import ACTIVATIONS, CONVERSIONS, RULES, TO_INT8, VIEWS, CheckedGraph, Record, Rule
 from .operators_f32 import RULES_F32
 from .operators_int16 import RULES_INT16
+from .operators_recurrent import RULES_RECURRENT
 
 __all__ = ["Compiler", "compile_model"]
 
 _SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
-_CONSTANT = 1  # flag of a tensor record
+_CONSTANT, _STATE = 1, 2  # flags of a tensor record
 _TAIL_RECORD_BYTES = 20
-_RULES = {**RULES, **RULES_INT16, **RULES_F32}
+_RULES = {**RULES, **RULES_INT16, **RULES_F32, **RULES_RECURRENT}
 
 
 def compile_model(tflite: bytes | str | Path, cut: str | int | None = None, *, whole: bool = False) -> Model:
@@ -140,12 +141,17 @@ class Compiler(CheckedGraph):
         for index in sorted(needed):
             operator = self.graph.operators[index]
             first = operator.inputs[:1] if operator.name in VIEWS else operator.inputs
-            if any(i >= 0 and self.graph.tensors[i].data is None and i not in ready for i in first):
+            unready = (i for i in first if i >= 0 and i not in ready and self.graph.tensors[i].data is None)
+            if any(not self.is_state(i) for i in unready):
                 raise self.damaged(operator, "it reads a tensor that nothing wrote before")
             ready.update(operator.outputs)
         if cut not in ready or self.is_constant(cut):
             raise FormatError(f"tensor {cut} is not computed from the model's input; the .tflite is damaged")
         return [self.graph.operators[index] for index in sorted(needed)]
+
+    def is_state(self, index: int) -> bool:
+        """Whether its operator alone writes the tensor, for its next run."""
+        return self.graph.tensors[index].variable and index not in self.producer and index not in self.graph.inputs
 
     def records(self, operator: Operator) -> list[Record]:
         """What the operator becomes; nothing for one that only renames the shape."""
@@ -159,7 +165,8 @@ class Compiler(CheckedGraph):
         if not operator.outputs:
             raise self.damaged(operator, "it has no output")
         output = self.graph.tensors[operator.outputs[0]]
-        sources = [self.graph.tensors[i] for i in operator.inputs if i >= 0 and not self.is_constant(i)]
+        read = [i for i in operator.inputs if i >= 0 and not self.is_constant(i) and not self.is_state(i)]
+        sources = [self.graph.tensors[i] for i in read]
         kind = output.dtype
         if operator.name in CONVERSIONS:
             kind = f"{self.tensor(operator, 0).dtype}->{kind}"
@@ -267,6 +274,7 @@ class _Writer:
         self.data = bytearray()
         self.views: dict[tuple[int, int, int, int], int] = {}  # (root tensor, h, w, c) -> index
         self.constants: set[int] = set()
+        self.states: set[int] = set()
         self.plan = self.plan_activations()
 
     def root(self, tensor: int) -> int:
@@ -282,6 +290,8 @@ class _Writer:
                 if not self.compiler.is_constant(tensor):
                     last[self.root(tensor)] = step
         last[self.root(self.embedding.index)] = len(self.records) + 1
+        for state in (state for record in self.records for state in record.states):
+            first[state], last[state] = 0, len(self.records) + 1
         roots = list(first)
         sizes = {root: _bytes(self.compiler.graph.tensors[root]) for root in roots}
         onto: dict[int, int] = {}
@@ -328,6 +338,9 @@ class _Writer:
 
     def op(self, record: Record) -> bytes:
         indices = [self.view(t, s) for t, s in zip((*record.inputs, record.output), record.views, strict=True)]
+        # A second state is named where other operators have the height of their kernel.
+        taps = (self.view(record.states[1], record.views[1]), 1) if len(record.states) > 1 else record.taps
+        self.states.update(record.states)
         second = indices[1] if len(record.inputs) == 2 else 0
         for tensor in record.inputs:
             self.constant(tensor)
@@ -339,7 +352,7 @@ class _Writer:
         return struct.pack(
             "<4B2H4B2H4sII",
             record.kind, indices[0], second, indices[-1],
-            *record.taps, *record.stride, *record.dilation, *record.pad,
+            *taps, *record.stride, *record.dilation, *record.pad,
             self.range(record), weights, channels,
         )  # fmt: skip
 
@@ -374,7 +387,8 @@ class _Writer:
         ends = self.vector(self.source), self.vector(self.embedding)  # may add a view
         quantisation = struct.pack("<fifi", *_quantisation(self.embedding), *_quantisation(self.source))
         flags = {
-            root: (_CONSTANT if root in self.constants else 0) | self.type_of(root) << 8 for root, *_ in self.views
+            root: _CONSTANT * (root in self.constants) + _STATE * (root in self.states) + (self.type_of(root) << 8)
+            for root, *_ in self.views
         }
         shapes = b"".join(struct.pack("<HHHH", *shape, flags[root]) for root, *shape in self.views)
         # Arena offsets stay out: a better plan computes the same embedding.

@@ -59,6 +59,7 @@ class _Command(IntEnum):
     RESET = 13
     TRAIN_CHECK = 14
     TRAIN_KEEP = 15
+    FORGET = 16
 
 
 class _State(IntEnum):
@@ -367,6 +368,10 @@ class Device:
     def reset_weights(self) -> None:
         """Forgets every training: the model's own weights count again."""
         self._ask(_Command.RESET_WEIGHTS)
+
+    def forget(self) -> None:
+        """A model with state (Model.has_state) starts again without a past, as after a push or a reset."""
+        self._ask(_Command.FORGET)
 
     def stats(self) -> Stats:
         """RAM and flash as measured on the board."""

@@ -45,6 +45,8 @@ _OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
     "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
+    "SVDF": ("SVDFOptions", ("Rank", "FusedActivationFunction")),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": ("UnidirectionalSequenceLSTMOptions", ("CellClip", "TimeMajor")),
 }
 
 
@@ -66,6 +68,7 @@ class Tensor:
     scales_at: int | None
     zero_points_at: int | None
     sparse: bool
+    variable: bool  # keeps its values from run to run
 
     @property
     def size(self) -> int:
@@ -82,6 +85,7 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, float]
+    intermediates: tuple[int, ...] = ()  # tensors that only say how inner values are quantised
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,7 @@ class _Reader:
             scales_at=self.at(scales),
             zero_points_at=self.at(zero_points),
             sparse=raw.Sparsity() is not None,
+            variable=bool(raw.IsVariable()),
         )
 
     def operator(self, index: int, raw: Any, names: list[str], n_tensors: int) -> Operator:
@@ -248,6 +253,7 @@ class _Reader:
             inputs=self.indices(raw.InputsAsNumpy(), n_tensors, f"{where}: inputs", optional=True),
             outputs=self.indices(raw.OutputsAsNumpy(), n_tensors, f"{where}: outputs"),
             options=self.options(raw, name, where),
+            intermediates=self.indices(raw.IntermediatesAsNumpy(), n_tensors, f"{where}: intermediates", optional=True),
         )
 
     def options(self, raw: Any, name: str, where: str) -> dict[str, float]:

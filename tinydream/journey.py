@@ -121,6 +121,8 @@ def run(
     else:
         rows = model.check_inputs(quantised)
         push(device, model)
+        if model.has_state:
+            device.forget()
         outputs = np.empty((len(rows), model.embedding_size), model.output_dtype)
         for done, row in enumerate(rows):
             outputs[done] = device.embed(row, model.output_dtype)

@@ -129,6 +129,11 @@ class Model:
         return int(self.native.embedding_hash)
 
     @property
+    def has_state(self) -> bool:
+        """Whether a run depends on the runs before (SVDF, LSTM)."""
+        return bool(self.native.has_state)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of the frozen part for one input."""
         return sum(row.macs for row in self.rows if not row.trained)
@@ -182,7 +187,8 @@ class Model:
 
         `x` is (n, *input_shape) of input_dtype, dimensions of 1 may be left out or added; the result is
         (n, embedding_size) of output_dtype, for integers the same bytes that LiteRT's reference kernels give for the
-        tensor at the cut. DataError when the shape or the type differs.
+        tensor at the cut. A model with state (has_state) starts without a past, and each row is its next run. DataError
+        when the shape or the type differs.
         """
         rows = self.check_inputs(x)
         embeddings = np.empty((len(rows), self.embedding_size), self.output_dtype)
@@ -191,6 +197,7 @@ class Model:
         model, memory = self.native, _native.ffi.from_buffer("uint8_t[]", arena)
         source = arena[model.input_offset :][: model.input_bytes].view(self.input_dtype)
         result = arena[model.embedding_offset :][: model.embedding_bytes].view(self.output_dtype)
+        _native.check(_native.lib.td_model_reset(model, memory, arena.size), "resetting the model")
         for done, row in enumerate(rows):
             source[:] = row
             _native.check(_native.lib.td_model_run(model, memory, arena.size), "running the model")

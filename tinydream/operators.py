@@ -30,6 +30,7 @@ __all__ = [
     "DEPTHWISE",
     "FILL",
     "LOGISTIC",
+    "LSTM",
     "MAX_POOL",
     "MEAN",
     "MUL",
@@ -37,6 +38,7 @@ __all__ = [
     "RULES",
     "SOFTMAX",
     "SUB",
+    "SVDF",
     "TABLE",
     "TANH",
     "TO_INT8",
@@ -58,7 +60,7 @@ __all__ = [
 
 # enum td_op_kind
 CONV, DEPTHWISE, AVERAGE_POOL, MAX_POOL, ADD, MEAN, DENSE, TABLE, SOFTMAX = range(1, 10)
-SUB, MUL, COPY, FILL, RESCALE, LOGISTIC, TANH = range(10, 17)
+SUB, MUL, COPY, FILL, RESCALE, LOGISTIC, TANH, SVDF, LSTM = range(10, 19)
 _SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 RECORD_BYTES = 28
 _SAME = 0  # the schema's Padding.SAME
@@ -95,6 +97,7 @@ class Record:
     activation: int = 0  # of float32: enum td_activation
     weights: Int8Array | None = None
     channels: bytes = b""  # channel rows, as the .tdm has them
+    states: tuple[int, ...] = ()  # tensors that keep their values from run to run; the first is the second input
     macs: int = 0
 
     def lengthwise(self) -> Record:

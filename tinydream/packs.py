@@ -587,6 +587,11 @@ def check_classes(table: Table, model: Model) -> None:
 
 def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
     check_classes(table, model)
+    if model.has_state:
+        raise DataError(
+            f"{table.source}: the model remembers (SVDF, LSTM), so a row's embedding would depend on the rows before "
+            "it; choose a cut before that operator, or pack without `through`"
+        )
     embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
 

@@ -1,7 +1,7 @@
 /* Any bytes as a .tdm: td_model_open refuses them or td_model_run stays in the arena and the file. Checksums are
  * repaired first, else no mutation would get past them. Good seeds are real .tdm files.
  * clang -g -O1 -fsanitize=fuzzer,address,undefined -Ic_src tests/fuzz/fuzz_model.c c_src/model.c c_src/kernels.c
- *     c_src/kernels_f32.c c_src/kernels_int16.c c_src/elementwise.c c_src/file.c c_src/common.c */
+ *     c_src/kernels_f32.c c_src/kernels_int16.c c_src/recurrent.c c_src/elementwise.c c_src/file.c c_src/common.c */
 #include <stdlib.h>
 #include <string.h>
 
