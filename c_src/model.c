@@ -2,11 +2,11 @@
  *
  * Everything that a record can get wrong is refused in td_model_open, so that a run needs no checks:
  * a run touches only tensors that lie in the arena and data that lies in the file. */
-#include "kernels_f32.h"
+#include "layers.h"
 #include "td_internal.h"
 
 enum { SECTION_META = 1, SECTION_TENSORS = 2, SECTION_OPS = 3, SECTION_TAIL = 4, SECTION_DATA = 5 };
-enum { META_SIZE = 36, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_SIZE = 20 };
+enum { META_SIZE = 36, TENSOR_SIZE = 12, OP_SIZE = 28, TAIL_HEADER = 4 };
 enum { FLAG_SOFTMAX = 1 };
 enum { TENSOR_CONSTANT = 1, TENSOR_STATE = 2 };
 
@@ -484,34 +484,51 @@ static int check_op(const td_model *model, const uint8_t *record)
     switch (tensor_type(tensor_record(model, record[3]))) {
     case TD_INT16: return TD_HAVE_INT16 ? check_int16(model, record) : TD_E_UNSUPPORTED;
     case TD_INT8: return check_int8(model, record);
-    case TD_FLOAT32: return check_f32(model, record);
+    case TD_FLOAT32: return TD_HAVE_F32 ? check_f32(model, record) : TD_E_UNSUPPORTED;
     default: return TD_E_UNSUPPORTED;
+    }
+}
+
+/* Layers that dense.c and fixed.c compute, as they take them. */
+static void open_dense(td_model *model)
+{
+    for (uint32_t i = 0; i < model->n_tail; i++) {
+        td_layer layer = td_layer_read(model, i);
+        td_dense *dense = &model->tail[i];
+        dense->n_in = (uint16_t)layer.in.c;
+        dense->n_out = (uint16_t)layer.out.c;
+        dense->activation = (uint8_t)layer.op.activation;
+        dense->weights = (const uint8_t *)layer.op.filters.small;
+        dense->scales = layer.op.filters.scales;
+        dense->bias = layer.op.filters.bias;
     }
 }
 
 static int open_tail(td_model *model, const td_section *tail)
 {
-    uint32_t n_in = model->embedding_size;
+    if (tail->size < TAIL_HEADER || (tail->size - TAIL_HEADER) % TD_LAYER_RECORD != 0) return TD_E_FORMAT;
+    model->n_tail = (tail->size - TAIL_HEADER) / TD_LAYER_RECORD;
+    model->layers = tail->data + TAIL_HEADER;
+    uint32_t arena = td_get32(tail->data);
+    if (model->n_tail > TD_MAX_LAYERS || arena % 16u != 0 || arena > TD_MAX_ARENA) return TD_E_FORMAT;
+    model->has_layers = model->n_tail > TD_MAX_TAIL;
     for (uint32_t i = 0; i < model->n_tail; i++) {
-        const uint8_t *record = tail->data + TAIL_SIZE * i;
-        td_dense *layer = &model->tail[i];
-        layer->n_in = (uint16_t)td_get16(record);
-        layer->n_out = (uint16_t)td_get16(record + 2);
-        layer->activation = record[4];
-        uint32_t weights = td_get32(record + 8), scales = td_get32(record + 12), bias = td_get32(record + 16);
-        if (record[5] != 0 || record[6] != 0 || record[7] != 0) return TD_E_FORMAT;
-        if (layer->n_in != n_in || layer->n_out == 0 || layer->activation > TD_ACT_RELU) return TD_E_FORMAT;
-        if (!in_data(model, weights, product(layer->n_in, layer->n_out))
-            || !in_data(model, scales, 4u * (uint32_t)layer->n_out)
-            || !in_data(model, bias, 4u * (uint32_t)layer->n_out)) {
-            return TD_E_FORMAT;
-        }
-        layer->weights = model->data.data + weights;
-        layer->scales = model->data.data + scales;
-        layer->bias = model->data.data + bias;
-        n_in = layer->n_out;
+        int status = td_layer_check(model, i, arena);
+        if (status != TD_OK) return status;
+        if (!td_layer_is_dense(model, i)) model->has_layers = true;
     }
+    if (model->n_tail == 0) return arena == 0 ? TD_OK : TD_E_FORMAT;
+    if (model->embedding_type == TD_INT16) return TD_E_UNSUPPORTED;
+    if (td_layers_parameters(model) == 0) return TD_E_FORMAT;
+    if (model->has_layers) return TD_HAVE_LAYERS ? TD_OK : TD_E_UNSUPPORTED;
+    open_dense(model);
     return TD_OK;
+}
+
+uint32_t td_model_outputs(const td_model *model)
+{
+    if (model->n_tail == 0) return model->embedding_size;
+    return model->has_layers ? td_layers_outputs(model) : model->tail[model->n_tail - 1].n_out;
 }
 
 static int open_meta(td_model *model, const td_section *meta)
@@ -544,7 +561,7 @@ static int open_meta(td_model *model, const td_section *meta)
     int32_t zero_point = model->embedding_zero_point;
     bool good = model->embedding_type == TD_INT8 ? zero_point >= -128 && zero_point <= 127 : zero_point == 0;
     if (!(model->embedding_scale > 0.0f) || !good) return TD_E_FORMAT;
-    return model->n_tail == 0 || model->embedding_type == TD_INT8 ? TD_OK : TD_E_UNSUPPORTED;
+    return TD_OK;
 }
 
 /* A table of records of one size: their number, or TD_E_FORMAT. */
@@ -564,8 +581,7 @@ static int open_sections(td_model *model)
         return TD_E_FORMAT;
     }
     if (count(&tensors, TENSOR_SIZE, TD_MAX_TENSORS, &model->n_tensors) != TD_OK
-        || count(&ops, OP_SIZE, TD_MAX_OPS, &model->n_ops) != TD_OK
-        || count(&tail, TAIL_SIZE, TD_MAX_TAIL, &model->n_tail) != TD_OK) {
+        || count(&ops, OP_SIZE, TD_MAX_OPS, &model->n_ops) != TD_OK) {
         return TD_E_FORMAT;
     }
     model->tensors = tensors.data;
@@ -646,7 +662,7 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
     } else if (out.type == TD_INT16) {
         td_run_int16(&op, &in, &in_b, &out);
 #endif
-    } else if (out.type == TD_FLOAT32) {
+    } else if (TD_HAVE_F32 && out.type == TD_FLOAT32) {
         run_f32(model, record, &in, &in_b, &out);
     } else {
         run_int8(&op, &in, &in_b, &out);

@@ -1,4 +1,5 @@
 /* From gradients to parameters: l2, clipping, SGD, momentum and Adam over the mean gradient of a batch. */
+#include "layers.h"
 #include "train.h"
 
 #if defined(__ARM_FP) && (__ARM_FP & 4)
@@ -54,6 +55,10 @@ static void add_l2(td_trainer *trainer, float factor)
     const td_model *model = trainer->model;
     const float *parameters = trainer->parameters;
     float *gradient = trainer->options->gradient;
+    if (TD_HAVE_LAYERS && model->has_layers) {
+        td_layers_pull(model, parameters, gradient, factor);
+        return;
+    }
     for (uint32_t l = 0; l < model->n_tail; l++) {
         uint32_t n = td_dense_parameters(&model->tail[l]);
         td_dense_pull(&model->tail[l], parameters, gradient, factor);

@@ -284,7 +284,8 @@ int td_store_spare_slot(const td_store *store);
  * A .tdm: the compiled plan of a .tflite (docs/SPEC.md, ".tdm"). model.c opens and runs it,
  * kernels.c computes.
  */
-enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4, TD_MAX_ARENA = 0x800000 };
+enum td_model_limits { TD_MAX_TENSORS = 64, TD_MAX_OPS = 64, TD_MAX_TAIL = 4 /* dense */,
+                       TD_MAX_LAYERS = 32, TD_MAX_ARENA = 0x800000 };
 
 /* What a tensor holds, in the machine's own byte order. */
 enum td_type { TD_INT8 = 0, TD_INT16 = 1, TD_FLOAT32 = 2 };
@@ -319,12 +320,14 @@ typedef struct td_model {
     uint32_t embedding_bytes;
     bool has_state;             /* a run depends on the runs before: td_model_reset */
     uint8_t input_type;         /* enum td_type */
-    uint8_t embedding_type;     /* with a tail: TD_INT8 */
+    uint8_t embedding_type;     /* with a tail: TD_INT8 or TD_FLOAT32 */
+    bool has_layers;            /* the tail is more than a chain of dense layers: only `layers` describes it */
     float embedding_scale;      /* real = scale * (value - zero_point); 1 and 0 for TD_FLOAT32 */
     int32_t embedding_zero_point;
-    uint32_t n_tail;            /* dense layers after the cut */
+    uint32_t n_tail;            /* layers after the cut */
     bool ends_in_softmax;       /* the last layer feeds a softmax; false: its output is the result */
-    td_dense tail[TD_MAX_TAIL];
+    td_dense tail[TD_MAX_TAIL]; /* without has_layers */
+    const uint8_t *layers;      /* layer records */
     uint32_t hash;              /* CRC-32 of the .tflite it came from: binds weights to their model */
     uint32_t embedding_hash;    /* CRC-32 of the frozen part: binds packs to it; a tuned model keeps it, never 0 */
 } td_model;
@@ -336,6 +339,8 @@ int td_model_open(td_model *model, const uint8_t *data, uint32_t size);
 /* Makes a model with state (has_state) forget its past: its state tensors as before the first run. Without this they hold
  * what the memory held. TD_E_MEMORY as td_model_run. */
 int td_model_reset(const td_model *model, uint8_t *arena, uint32_t arena_size);
+/* Outputs of the tail; of a model without one, values of the embedding. */
+uint32_t td_model_outputs(const td_model *model);
 /* Frozen part: arena[input_offset..] -> arena[embedding_offset..]. The arena is 16-byte aligned and
  * at least arena_size bytes (TD_E_MEMORY). The input is overwritten. */
 int td_model_run(const td_model *model, uint8_t *arena, uint32_t arena_size);
@@ -664,7 +669,7 @@ typedef struct td_trainer_parts {
     uint32_t gradient;          /* 0: updates in place */
     uint32_t state;             /* moments of the optimiser */
     uint32_t best;              /* a copy of the parameters */
-    uint32_t activations;       /* outputs and their gradients, settings */
+    uint32_t activations;       /* outputs and their gradients (as the model file plans them), settings */
 } td_trainer_parts;
 
 typedef struct td_fixed td_fixed;
@@ -686,8 +691,9 @@ typedef struct td_trainer {
     float learning_rate;
     float *parameters;          /* per layer: n_out x n_in weights, then n_out biases; with fixed point as int32 */
     uint32_t n_parameters;
-    float *activations;         /* per layer outputs, the last holds probabilities; with fixed point the last's only */
-    float *deltas;              /* gradient at a layer's output, twice the widest of them */
+    float *activations;         /* per layer outputs, the last holds probabilities; with fixed point the last's only.
+                                 * With model->has_layers the last's, then the training arena */
+    float *deltas;              /* gradient at the last layer's outputs */
     td_trainer_options *options; /* NULL: none */
     float logit_min;            /* smallest and largest of 0 and the logits seen since */
     float logit_max;            /* td_trainer_reset_range: for the requantisation of the tail's output */

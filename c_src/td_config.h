@@ -41,6 +41,16 @@
 #endif
 #endif
 
+/* 0: operators in float32 are refused (TD_E_UNSUPPORTED), and their kernels take no flash. */
+#ifndef TD_HAVE_F32
+#define TD_HAVE_F32 1
+#endif
+
+/* 0: of trainable tails only chains of dense layers; others are refused. */
+#ifndef TD_HAVE_LAYERS
+#define TD_HAVE_LAYERS 1
+#endif
+
 /* 0: packs of images are refused (TD_E_UNSUPPORTED), and the transform takes no flash. */
 #ifndef TD_IMAGES
 #define TD_IMAGES 1

@@ -1,4 +1,5 @@
 /* Fine-tuning of the tail: one step from a sample to new parameters. */
+#include "layers.h"
 #include "train.h"
 
 static const td_train_config defaults = {0};
@@ -6,6 +7,11 @@ static const td_train_config defaults = {0};
 /* Bytes of td_trainer_options where pointers are widest: host and board plan the same. */
 #define OPTIONS_SIZE 88u
 typedef char options_fit[sizeof(td_trainer_options) <= OPTIONS_SIZE ? 1 : -1];
+
+static bool has_layers(const td_model *model)
+{
+    return TD_HAVE_LAYERS && model->has_layers;
+}
 
 static uint32_t widest(const td_model *model)
 {
@@ -19,6 +25,7 @@ static uint32_t widest(const td_model *model)
 static uint32_t count_parameters(const td_model *model)
 {
     uint32_t n = 0;
+    if (has_layers(model)) return td_layers_parameters(model);
     for (uint32_t l = 0; l < model->n_tail; l++) n += td_dense_parameters(&model->tail[l]);
     return n;
 }
@@ -42,16 +49,17 @@ static uint32_t count_kept(const td_model *model)
 }
 
 /* ------------------------------------------------------------------- memory */
-/* Clipping by norm in place knows the gradient by its factors; what l2 adds is none of them. */
-static bool needs_gradient(const td_train_config *config)
+/* Clipping in place knows the gradient of a dense layer by its factors; what l2 adds is none of them. */
+static bool needs_gradient(const td_model *model, const td_train_config *config)
 {
-    return config->batch > 1 || config->optimizer != TD_OPTIMIZER_SGD ||
+    bool clips = config->clip_norm != 0.0f || config->clip_value != 0.0f;
+    return config->batch > 1 || (has_layers(model) && clips) || config->optimizer != TD_OPTIMIZER_SGD ||
            (config->clip_norm != 0.0f && config->l2 != 0.0f);
 }
 
-static bool needs_options(const td_train_config *config)
+static bool needs_options(const td_model *model, const td_train_config *config)
 {
-    return needs_gradient(config) || config->l2 != 0.0f || config->clip_norm != 0.0f || config->clip_value != 0.0f ||
+    return needs_gradient(model, config) || config->l2 != 0.0f || config->clip_norm != 0.0f || config->clip_value != 0.0f ||
            config->loss != TD_LOSS_CROSS_ENTROPY || config->precision != TD_PRECISION_F32 || config->keep_best;
 }
 
@@ -69,11 +77,12 @@ uint32_t td_trainer_size(const td_model *model, const td_train_config *config, t
     if (parts) *parts = found;
     if (model->n_tail == 0) return 0;
     found.parameters = n;
-    found.gradient = needs_gradient(config) ? n : 0;
+    found.gradient = needs_gradient(model, config) ? n : 0;
     found.state = count_moments(config) * n;
     found.best = config->keep_best ? n : 0;
-    found.activations = needs_options(config) ? OPTIONS_SIZE : 0;
-    if (config->precision == TD_PRECISION_FIXED) found.activations += td_fixed_size(model);
+    found.activations = needs_options(model, config) ? OPTIONS_SIZE : 0;
+    if (has_layers(model)) found.activations += td_layers_arena(model) + 4u * td_layers_outputs(model);
+    else if (config->precision == TD_PRECISION_FIXED) found.activations += td_fixed_size(model);
     else floats += count_activations(model) + 2u * widest(model) + count_kept(model);
     found.activations += floats * (uint32_t)sizeof(float);
     if (parts) *parts = found;
@@ -89,7 +98,7 @@ static int check_config(const td_model *model, const td_train_config *config)
 {
     if (model->n_tail == 0) return TD_E_UNSUPPORTED;
     if (!is_from_to(config->learning_rate, 0.0f, 1e6f)) return TD_E_ARGUMENT;
-    if (!TD_TRAIN_OPTIONS) return needs_options(config) ? TD_E_UNSUPPORTED : TD_OK;
+    if (!TD_TRAIN_OPTIONS) return needs_options(model, config) ? TD_E_UNSUPPORTED : TD_OK;
     if (!is_from_to(config->l2, 0.0f, 1e6f) || !is_from_to(config->clip_norm, 0.0f, 1e6f) ||
         !is_from_to(config->clip_value, 0.0f, 1e6f) || !is_from_to(config->epsilon, 0.0f, 1.0f) ||
         !(config->momentum >= 0.0f && config->momentum < 1.0f) || !(config->beta_2 >= 0.0f && config->beta_2 < 1.0f) ||
@@ -99,7 +108,7 @@ static int check_config(const td_model *model, const td_train_config *config)
         return TD_E_ARGUMENT;
     if (config->loss == TD_LOSS_MEAN_SQUARE && model->ends_in_softmax) return TD_E_UNSUPPORTED;
     if (config->precision == TD_PRECISION_FIXED &&
-        (!TD_TRAIN_FIXED || needs_gradient(config) || config->l2 != 0.0f || config->clip_norm != 0.0f ||
+        (!TD_TRAIN_FIXED || has_layers(model) || needs_gradient(model, config) || config->l2 != 0.0f || config->clip_norm != 0.0f ||
          config->clip_value != 0.0f))
         return TD_E_UNSUPPORTED;
     return TD_OK;
@@ -118,7 +127,7 @@ static float *place_options(td_trainer *trainer, const td_train_config *config, 
     if (config->epsilon == 0.0f) options->config.epsilon = 1e-7f;
     if (config->batch == 0) options->config.batch = 1;
     options->power_1 = options->power_2 = 1.0f;
-    if (needs_gradient(config)) {
+    if (needs_gradient(trainer->model, config)) {
         options->gradient = next;
         options->moments = next + n;
         memset(next, 0, (size_t)(n + n_moments) * sizeof *next);
@@ -134,11 +143,20 @@ static float *place_options(td_trainer *trainer, const td_train_config *config, 
 static void load_parameters(td_trainer *trainer)
 {
     float *parameters = trainer->parameters;
+    if (has_layers(trainer->model)) {
+        td_layers_load(trainer->model, parameters);
+        return;
+    }
     for (uint32_t l = 0; l < trainer->model->n_tail; l++) {
         const td_dense *layer = &trainer->model->tail[l];
         td_dense_load(layer, parameters);
         parameters += td_dense_parameters(layer);
     }
+}
+
+static uint8_t *arena_of(const td_trainer *trainer)
+{
+    return (uint8_t *)(trainer->activations + td_layers_outputs(trainer->model));
 }
 
 /* Memory: options, what fixed point needs, parameters, gradient, moments, best, activations, deltas, kept outputs. */
@@ -152,7 +170,8 @@ int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_c
     trainer->model = model;
     trainer->learning_rate = config->learning_rate == 0.0f ? 0.05f : config->learning_rate;
     trainer->n_parameters = count_parameters(model);
-    bool is_optional = TD_TRAIN_OPTIONS && needs_options(config), is_fixed = config->precision == TD_PRECISION_FIXED;
+    bool is_optional = TD_TRAIN_OPTIONS && needs_options(model, config);
+    bool is_fixed = config->precision == TD_PRECISION_FIXED;
     uint8_t *fixed = (uint8_t *)memory + (is_optional ? OPTIONS_SIZE : 0);
     trainer->parameters = (float *)(void *)(fixed + (is_fixed ? td_fixed_size(model) : 0));
     float *next = trainer->parameters + trainer->n_parameters;
@@ -162,7 +181,8 @@ int td_trainer_init(td_trainer *trainer, const td_model *model, const td_train_c
         return TD_OK;
     }
     trainer->activations = next;
-    trainer->deltas = trainer->activations + count_activations(model);
+    trainer->deltas = has_layers(model) ? td_layers_delta(model, arena_of(trainer))
+                                        : trainer->activations + count_activations(model);
     load_parameters(trainer);
     return TD_OK;
 }
@@ -197,7 +217,7 @@ void td_trainer_reset_range(td_trainer *trainer)
 /* ------------------------------------------------------------------ forward */
 static uint32_t n_outputs(const td_trainer *trainer)
 {
-    return last_layer(trainer->model)->n_out;
+    return has_layers(trainer->model) ? td_layers_outputs(trainer->model) : last_layer(trainer->model)->n_out;
 }
 
 static uint32_t largest(const float *values, uint32_t n)
@@ -227,7 +247,7 @@ static float *forward_layers(td_trainer *trainer, const float *x)
 
 static float *outputs(const td_trainer *trainer)
 {
-    uint32_t skipped = is_fixed(trainer) ? 0 : count_activations(trainer->model) - n_outputs(trainer);
+    uint32_t skipped = is_fixed(trainer) || has_layers(trainer->model) ? 0 : count_activations(trainer->model) - n_outputs(trainer);
     return trainer->activations + skipped;
 }
 
@@ -242,6 +262,9 @@ static float *forward(td_trainer *trainer, const float *x)
     if (is_fixed(trainer)) {
         td_fixed_forward(trainer, x);
         y = trainer->activations;
+    } else if (has_layers(trainer->model)) {
+        y = trainer->activations; /* a copy: the loss overwrites it */
+        memcpy(y, td_layers_forward(trainer->model, trainer->parameters, arena_of(trainer), x), 4u * n_outputs(trainer));
     } else {
         y = forward_layers(trainer, x);
     }
@@ -294,6 +317,10 @@ static float backward(td_trainer *trainer, const float *x, const float *y, float
     float factor = in_place ? -trainer->learning_rate : 1.0f;
     float decay = in_place ? l2 * trainer->learning_rate : 0.0f;
     uint32_t at = trainer->n_parameters;
+    if (has_layers(model)) {
+        td_layers_backward(model, trainer->parameters, arena_of(trainer), x, into, factor, decay);
+        return 0.0f;
+    }
     for (uint32_t l = model->n_tail; l-- > 0;) {
         const td_dense *layer = &model->tail[l];
         at -= td_dense_parameters(layer);
@@ -318,7 +345,7 @@ static float backward(td_trainer *trainer, const float *x, const float *y, float
 static void start_backward(td_trainer *trainer, const float *y, const td_target *target, float weight)
 {
     td_loss_delta(loss_of(trainer), y, n_outputs(trainer), target, weight, trainer->deltas);
-    through_activation(last_layer(trainer->model), kept(trainer), trainer->deltas);
+    if (!has_layers(trainer->model)) through_activation(last_layer(trainer->model), kept(trainer), trainer->deltas);
 }
 
 static void add_step(td_trainer *trainer, const float *x, const float *y, const td_target *target, float weight)
@@ -344,7 +371,9 @@ static int step(td_trainer *trainer, const float *x, const td_target *target, fl
 {
     float *y = forward(trainer, x);
     int predicted = (int)largest(y, n_outputs(trainer));
-    if (last_layer(trainer->model)->activation == TD_ACT_RELU) memcpy(kept(trainer), y, (size_t)n_outputs(trainer) * sizeof *y);
+    if (!has_layers(trainer->model) && last_layer(trainer->model)->activation == TD_ACT_RELU) {
+        memcpy(kept(trainer), y, (size_t)n_outputs(trainer) * sizeof *y);
+    }
     *loss = td_loss_value(loss_of(trainer), y, n_outputs(trainer), target);
     add_step(trainer, x, y, target, weight);
     return predicted;

@@ -456,6 +456,7 @@ static int classify(td_commands *c, const void *values)
     const td_model *model = &c->model;
     const int8_t *embedding = values;
     if (model->n_tail == 0) return (int)largest(values, model->embedding_type, model->embedding_size);
+    if (model->embedding_type == TD_FLOAT32) return td_trainer_predict(&c->trainer, values, 0, NULL);
     for (uint32_t i = 0; i < model->embedding_size; i++) {
         c->x[i] = model->embedding_scale * (float)(embedding[i] - model->embedding_zero_point);
     }
@@ -504,7 +505,7 @@ static int input(td_commands *c, zcbor_state_t *in, zcbor_state_t *out)
 static int check_pack(const td_commands *c, const td_pack *pack)
 {
     const td_model *model = &c->model;
-    if (pack->n_features != model->embedding_size || pack->n_classes > model->tail[model->n_tail - 1].n_out) {
+    if (pack->n_features != model->embedding_size || pack->n_classes > td_model_outputs(model)) {
         return TD_E_RANGE;
     }
     return pack->model_hash == 0 || pack->model_hash == model->embedding_hash ? TD_OK : TD_E_STATE;

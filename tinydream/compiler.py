@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from . import _native
 from .arena import Block, Plan, plan_arena
@@ -18,109 +15,43 @@ from .errors import FormatError, UnsupportedModelError, UsageError
 from .files import write_sections
 from .graph import Operator, Tensor, read_bytes, read_graph
 from .model import DTYPES, Model, OperatorRow, TailLayer, integer_range
-from .operators import ACTIVATIONS, CONVERSIONS, RULES, TO_INT8, VIEWS, CheckedGraph, Record, Rule
+from .operators import CONVERSIONS, RULES, TO_INT8, VIEWS, CheckedGraph, Record, Rule
 from .operators_f32 import RULES_F32
 from .operators_int16 import RULES_INT16
 from .operators_recurrent import RULES_RECURRENT
+from .tail import Learn, Tail, find_tail, layer_records
 
 __all__ = ["Compiler", "compile_model"]
 
 _SECTION_META, _SECTION_TENSORS, _SECTION_OPS, _SECTION_TAIL, _SECTION_DATA = 1, 2, 3, 4, 5
 _CONSTANT, _STATE = 1, 2  # flags of a tensor record
-_TAIL_RECORD_BYTES = 20
 _RULES = {**RULES, **RULES_INT16, **RULES_F32, **RULES_RECURRENT}
 
 
-def compile_model(tflite: bytes | str | Path, cut: str | int | None = None, *, whole: bool = False) -> Model:
+def compile_model(
+    tflite: bytes | str | Path, cut: str | int | None = None, learn: Learn | None = None, *, whole: bool = False
+) -> Model:
     """Compiles a .tflite (its bytes, or a path) for training after `cut`, or to run `whole`, without training.
 
-    `cut` is the tensor at which the frozen part ends: its name, "#12" for tensor 12, or the number of dense
-    layers to train (an int or digits). Default: the last dense layer trains. With `whole`, nothing trains, and the
+    `cut` is the tensor at which the frozen part ends: its name, "#12" for tensor 12, or the number of layers with
+    weights to train (an int or digits), counted from the end. Default: the last one trains. `learn` says what of the
+    layers behind the cut learns: "all" (the default), "bias", "none" or a number of last output channels, for every
+    layer, or by operator, "none,12=8,14=all" or {12: 8, 14: "all"}. What does not learn stays as it is, and its
+    activations are not kept for it. With `whole`, nothing trains, and the
     host does a QUANTIZE right after the input and a DEQUANTIZE right before the output.
 
     Raises FormatError for bytes that are not a .tflite, UnsupportedModelError for a model that cannot be run
-    or trained (naming the operator or the tensor), UsageError for a cut that does not exist.
+    or trained (naming the operator or the tensor), UsageError for a cut or a `learn` that does not exist.
     """
-    if whole and cut is not None:
-        raise UsageError("a model that is compiled whole has no cut; give one of the two")
+    if whole and (cut is not None or learn is not None):
+        raise UsageError("a model that is compiled whole has no cut, and nothing of it learns; give one of the two")
     name = str(tflite) if isinstance(tflite, (str, Path)) else "the model"
     compiler = Compiler(read_graph(read_bytes(tflite), name))
-    return compiler.compile_whole() if whole else compiler.compile(cut)
+    return compiler.compile_whole() if whole else compiler.compile(cut, learn)
 
 
 class Compiler(CheckedGraph):
     """Cuts a graph in two and turns both halves into a Model."""
-
-    # -- the tail
-
-    def dense_chain(self) -> tuple[list[Operator], Operator | None]:
-        """The dense layers that end the model, first to last, and the softmax after them."""
-        index = self.through_views(self.graph.outputs[0])
-        softmax = self.producer.get(index)
-        if softmax is not None and softmax.name == "SOFTMAX":
-            index = self.through_views(self.tensor(softmax, 0).index)
-        else:
-            softmax = None
-        chain: list[Operator] = []
-        while index in self.producer and self.producer[index].name == "FULLY_CONNECTED":
-            chain.insert(0, self.producer[index])
-            index = self.through_views(self.tensor(chain[0], 0).index)
-        if not chain:
-            last = self.producer.get(index)
-            raise UnsupportedModelError(
-                f"the model ends in {'its input' if last is None else self.where(last)}; a trainable model ends in "
-                "FULLY_CONNECTED layers, with a SOFTMAX after them or none. Convert it with int8 input and output"
-            )
-        return chain, softmax
-
-    def find_cut(self, cut: str | int | None, chain: list[Operator]) -> tuple[int, list[Operator]]:
-        """The tensor at the cut, and the trained layers."""
-        if cut is None:
-            cut = 1
-        names = [t.index for t in self.graph.tensors if t.name == cut]
-        if not names and isinstance(cut, str) and cut.isdecimal():
-            cut = int(cut)
-        if isinstance(cut, int):
-            limit = min(len(chain), _native.lib.TD_MAX_TAIL)
-            if not 1 <= cut <= limit:
-                raise UsageError(f"cut {cut}: between 1 and {limit} dense layers of this model can train")
-            trained = chain[-cut:]
-            return self.tensor(trained[0], 0).index, trained
-        if not names and cut.startswith("#") and cut[1:].isdecimal() and int(cut[1:]) < len(self.graph.tensors):
-            names = [int(cut[1:])]
-        if not names:
-            raise UsageError(
-                f'cut {cut!r}: no tensor has that name. Give a name, "#index", or the number of layers to train'
-            )
-        roots = {self.through_views(index) for index in names}
-        for n, operator in enumerate(chain):
-            if self.through_views(self.tensor(operator, 0).index) in roots:
-                if len(chain) - n > _native.lib.TD_MAX_TAIL:
-                    raise UsageError(f"cut {cut!r} leaves {len(chain) - n} layers to train, more than this core can")
-                return self.tensor(operator, 0).index, chain[n:]
-        raise UsageError(
-            f"cut {cut!r}: after the cut there may be only FULLY_CONNECTED layers and a SOFTMAX. This model can be "
-            f"cut at {', '.join(repr(self.tensor(operator, 0).name) for operator in chain)}"
-        )
-
-    def tail_layer(self, operator: Operator) -> TailLayer:
-        """A dense layer as the trainer takes it."""
-        source, output = self.activation(self.tensor(operator, 0)), self.activation(self.output(operator))
-        if (source.dtype, output.dtype) != ("INT8", "INT8"):
-            raise self.refuse(operator, f"only int8 layers train, not {source.dtype}. {TO_INT8}")
-        weights, _ = self.weights(operator, 0)
-        if weights.ndim != 2 or source.size != weights.shape[1] or output.size != weights.shape[0]:
-            raise self.refuse(operator, "a trained layer must map one vector to one vector")
-        activation = ACTIVATIONS.get(int(operator.options["FusedActivationFunction"]))
-        if activation not in ("NONE", "RELU"):
-            raise self.refuse(operator, f"a trained layer may have the activation NONE or RELU, not {activation}")
-        n_out, n_in = weights.shape
-        if max(n_in, n_out) > 0xFFFF:
-            raise self.refuse(operator, "a trained layer has at most 65535 inputs and outputs")
-        self.biases(operator, n_out)
-        bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
-        return TailLayer(operator.index, source.index, operator.inputs[1], bias, output.index, n_in, n_out,
-                         activation == "RELU")  # fmt: skip
 
     # -- the frozen part
 
@@ -182,11 +113,9 @@ class Compiler(CheckedGraph):
         raise self.refuse(operator, f"not supported. Supported before the cut: {known}. Rebuild the model with "
                           "these, or choose an earlier cut")  # fmt: skip
 
-    def compile(self, cut: str | int | None) -> Model:
-        """With the dense layers after the cut as the trainable tail."""
-        chain, softmax = self.dense_chain()
-        at_cut, trained = self.find_cut(cut, chain)
-        return self.assemble(self.graph.inputs[0], at_cut, trained, softmax)
+    def compile(self, cut: str | int | None, learn: Learn | None) -> Model:
+        """With the layers after the cut as the trainable tail."""
+        return self.assemble(self.graph.inputs[0], find_tail(self, cut, learn))
 
     def compile_whole(self) -> Model:
         """From the first integer to the last: converters put a QUANTIZE and a DEQUANTIZE around them."""
@@ -197,11 +126,11 @@ class Compiler(CheckedGraph):
         last = self.producer.get(result)
         if last is not None and last.name == "DEQUANTIZE":
             result = self.tensor(last, 0).index
-        return self.assemble(source, result, [], None)
+        return self.assemble(source, Tail(result, (), None))
 
-    def assemble(self, at_start: int, at_cut: int, trained: list[Operator], softmax: Operator | None) -> Model:
-        """The model whose frozen part lies between the two tensors."""
-        tail = tuple(self.tail_layer(operator) for operator in trained)
+    def assemble(self, at_start: int, tail: Tail) -> Model:
+        """The model whose frozen part lies between a tensor and the cut."""
+        at_cut, softmax = tail.cut, tail.softmax
         source = self.activation(self.graph.tensors[at_start])
         embedding = self.activation(self.graph.tensors[at_cut])
         input_scale, input_zero_point = _quantisation(source)
@@ -213,17 +142,18 @@ class Compiler(CheckedGraph):
             made = self.records(operator)
             records += made
             rows.append(self.row(operator, made))
-        rows += [self.tail_row(operator, layer) for operator, layer in zip(trained, tail, strict=True)]
+        writer = _Writer(self, records, source, embedding)
+        tdm, flash = writer.tdm(tail)
+        rows += [self.tail_row(layer, size) for layer, size in zip(tail.layers, flash, strict=True)]
         if softmax is not None:
             rows.append(OperatorRow(softmax.index, softmax.name, (self.tensor(softmax, 0).shape,),
                                     self.output(softmax).shape, 0, 0, True))  # fmt: skip
-        writer = _Writer(self, records, source, embedding)
         return Model(
-            tdm=writer.tdm(tail, softmax is not None),
+            tdm=tdm,
             graph=self.graph,
             arena=writer.plan,
             rows=tuple(rows),
-            tail=tail,
+            tail=tail.layers,
             softmax=softmax is not None,
             cut=at_cut,
             input_shape=source.shape[1:],
@@ -244,11 +174,12 @@ class Compiler(CheckedGraph):
         output = self.graph.tensors[operator.outputs[0]].shape
         return OperatorRow(operator.index, operator.name, inputs, output, macs, flash, False)
 
-    def tail_row(self, operator: Operator, layer: TailLayer) -> OperatorRow:
-        """The same for a trained layer."""
-        flash = _TAIL_RECORD_BYTES + layer.n_in * layer.n_out + 8 * layer.n_out
-        shapes = (self.graph.tensors[layer.input].shape,), self.graph.tensors[layer.output].shape
-        return OperatorRow(operator.index, operator.name, *shapes, layer.n_in * layer.n_out, flash, True)
+    def tail_row(self, layer: TailLayer, flash: int) -> OperatorRow:
+        """The same for a layer behind the cut."""
+        operator = self.graph.operators[layer.operator]
+        shapes = tuple(self.graph.tensors[i].shape for i in operator.inputs[: len(layer.inputs)])
+        return OperatorRow(operator.index, operator.name, shapes, self.graph.tensors[layer.output].shape, layer.macs,
+                           flash, True)  # fmt: skip
 
 
 def _quantisation(tensor: Tensor) -> tuple[float, int]:
@@ -367,23 +298,11 @@ class _Writer:
         zero_points = (int(tensor.zero_points[0]) if tensor.dtype == "INT8" else 0 for tensor in (source, output))
         return struct.pack("<4b", *zero_points, low, high)
 
-    def tail_record(self, layer: TailLayer) -> bytes:
-        operator = self.compiler.graph.operators[layer.operator]
-        weights, scales = self.compiler.weights(operator, 0)
-        source = float(self.compiler.graph.tensors[layer.input].scales[0])
-        biases = self.compiler.biases(operator, layer.n_out) * (source * scales.astype(np.float64))
-        return struct.pack(
-            "<HHBxxxIII",
-            layer.n_in, layer.n_out, int(layer.relu),
-            self.append(weights.tobytes()),
-            self.append(scales.astype("<f4").tobytes()),
-            self.append(biases.astype("<f4").tobytes()),
-        )  # fmt: skip
-
-    def tdm(self, tail: Sequence[TailLayer], softmax: bool) -> bytes:
+    def tdm(self, tail: Tail) -> tuple[bytes, list[int]]:
+        """The file, and the bytes that each layer behind the cut takes of it."""
         ops = b"".join(self.op(record) for record in self.records)
         frozen_data = bytes(self.data)
-        tail_records = b"".join(self.tail_record(layer) for layer in tail)
+        tail_records, flash = layer_records(self.compiler, tail.layers, self.append)
         ends = self.vector(self.source), self.vector(self.embedding)  # may add a view
         quantisation = struct.pack("<fifi", *_quantisation(self.embedding), *_quantisation(self.source))
         flags = {
@@ -393,7 +312,7 @@ class _Writer:
         shapes = b"".join(struct.pack("<HHHH", *shape, flags[root]) for root, *shape in self.views)
         # Arena offsets stay out: a better plan computes the same embedding.
         embedding_hash = zlib.crc32(ops + frozen_data + shapes + struct.pack("<HH", *ends) + quantisation) or 1
-        meta = struct.pack("<IIHHHH", self.compiler.graph.hash, self.plan.size, *ends, int(softmax), 0)
+        meta = struct.pack("<IIHHHH", self.compiler.graph.hash, self.plan.size, *ends, int(tail.softmax is not None), 0)
         meta += quantisation + struct.pack("<I", embedding_hash)
         tensors = b"".join(
             struct.pack("<IHHHH", self.offsets[root], *shape, flags[root]) for root, *shape in self.views
@@ -415,4 +334,4 @@ class _Writer:
             _SECTION_TAIL: tail_records,
             _SECTION_DATA: bytes(self.data),
         }
-        return write_sections(_native.lib.TD_MAGIC_MODEL, sections)
+        return write_sections(_native.lib.TD_MAGIC_MODEL, sections), flash

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,21 +52,74 @@ class OperatorRow:
 
 @dataclass(frozen=True)
 class TailLayer:
-    """A dense layer after the cut: where it lives in the .tflite, and its shape."""
+    """A layer after the cut: where it lives in the .tflite, its geometry, and what of it learns.
+
+    Shapes are (height, width, channels); pairs are (vertical, horizontal).
+    """
 
     operator: int
-    input: int  # tensor indices
+    name: str
+    kind: int  # enum td_op_kind
+    inputs: tuple[int, ...]  # numbers of the layers it reads: 0 the embedding, n the n-th layer
+    input: int  # tensor indices; -1: none
     weights: int
-    bias: int  # -1: none
+    bias: int
     output: int
-    n_in: int
-    n_out: int
-    relu: bool
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    taps: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    activation: int  # enum td_activation
+    parameter: float  # slope of a LEAKY_RELU
+    filter_size: int  # weights of one output channel; 0 for layers without
+    first: int  # weights learn in the channels from this one on
+    first_bias: int
+
+    @property
+    def n_in(self) -> int:
+        """Number of values it reads."""
+        return math.prod(self.in_shape)
+
+    @property
+    def n_out(self) -> int:
+        """Number of values it computes."""
+        return math.prod(self.out_shape)
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that learn."""
+        return (self.out_shape[2] - self.first) * self.filter_size
+
+    @property
+    def n_biases(self) -> int:
+        """Biases that learn."""
+        return self.out_shape[2] - self.first_bias if self.filter_size else 0
 
     @property
     def n_parameters(self) -> int:
-        """Weights and biases."""
-        return self.n_out * (self.n_in + 1)
+        """Weights and biases that learn."""
+        return self.n_weights + self.n_biases
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one forward pass."""
+        return self.out_shape[0] * self.out_shape[1] * self.out_shape[2] * self.filter_size
+
+    @property
+    def is_dense(self) -> bool:
+        """A dense layer of which all learns."""
+        return self.name == "FULLY_CONNECTED" and self.first == self.first_bias == 0
+
+    @property
+    def relu(self) -> bool:
+        """A ReLU is fused into it."""
+        return self.activation == 1
+
+    def limited(self, first: int, first_bias: int) -> TailLayer:
+        """The same with fewer channels that learn."""
+        return replace(self, first=first, first_bias=first_bias)
 
 
 @dataclass(frozen=True)
@@ -110,13 +163,18 @@ class Model:
 
     @property
     def n_classes(self) -> int:
-        """Outputs of the last dense layer, or of a model that was compiled whole."""
+        """Outputs of the last layer, or of a model that was compiled whole."""
         return self.tail[-1].n_out if self.tail else self.embedding_size
 
     @property
     def n_parameters(self) -> int:
         """Trained weights and biases."""
         return sum(layer.n_parameters for layer in self.tail)
+
+    @property
+    def is_dense(self) -> bool:
+        """The tail is a chain of dense layers, all of which learns."""
+        return all(layer.is_dense for layer in self.tail)
 
     @property
     def hash(self) -> int:
