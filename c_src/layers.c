@@ -97,7 +97,7 @@ uint32_t td_layers_arena(const td_model *model)
 /* Value i of the filter of a channel, as it was before training. */
 static float stored_weight(const td_filters *filters, int32_t channel, uint32_t i)
 {
-    size_t at = (size_t)channel * (size_t)filters->size + i;
+    size_t at = (size_t)channel * (size_t)filters->size + (size_t)i;
     return filters->stored ? filters->stored[at]
                            : td_get_f32(filters->scales + 4 * channel) * (float)filters->small[at];
 }
@@ -198,7 +198,7 @@ static void to_input(const td_model *model, uint8_t *arena, const td_layer *laye
     uint32_t offset = td_get32(record_at(model, number - 1) + 40);
     if (offset == TD_NO_GRADIENT) return;
     down.data = at_offset(arena, offset);
-    if (fresh) memset(down.data, 0, volume(&down) * sizeof(float));
+    if (fresh) memset(down.data, 0, (size_t)volume(&down) * sizeof(float));
     td_down_f32(&layer->op, &layer->in, &layer->out, gradient, &down);
 }
 

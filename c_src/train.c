@@ -108,8 +108,8 @@ static int check_config(const td_model *model, const td_train_config *config)
         return TD_E_ARGUMENT;
     if (config->loss == TD_LOSS_MEAN_SQUARE && model->ends_in_softmax) return TD_E_UNSUPPORTED;
     if (config->precision == TD_PRECISION_FIXED &&
-        (!TD_TRAIN_FIXED || has_layers(model) || needs_gradient(model, config) || config->l2 != 0.0f || config->clip_norm != 0.0f ||
-         config->clip_value != 0.0f))
+        (!TD_TRAIN_FIXED || has_layers(model) || needs_gradient(model, config) || config->l2 != 0.0f ||
+         config->clip_norm != 0.0f || config->clip_value != 0.0f))
         return TD_E_UNSUPPORTED;
     return TD_OK;
 }
@@ -264,7 +264,8 @@ static float *forward(td_trainer *trainer, const float *x)
         y = trainer->activations;
     } else if (has_layers(trainer->model)) {
         y = trainer->activations; /* a copy: the loss overwrites it */
-        memcpy(y, td_layers_forward(trainer->model, trainer->parameters, arena_of(trainer), x), 4u * n_outputs(trainer));
+        memcpy(y, td_layers_forward(trainer->model, trainer->parameters, arena_of(trainer), x),
+               (size_t)n_outputs(trainer) * sizeof *y);
     } else {
         y = forward_layers(trainer, x);
     }
@@ -311,7 +312,6 @@ static float backward(td_trainer *trainer, const float *x, const float *y, float
 {
     const td_model *model = trainer->model;
     const td_trainer_options *options = options_of(trainer);
-    float *delta = trainer->deltas, *spare = trainer->deltas + widest(model), squares = 0.0f;
     bool in_place = into == trainer->parameters;
     float clip = in_place && options ? options->config.clip_value : 0.0f, l2 = options ? options->config.l2 : 0.0f;
     float factor = in_place ? -trainer->learning_rate : 1.0f;
@@ -321,6 +321,7 @@ static float backward(td_trainer *trainer, const float *x, const float *y, float
         td_layers_backward(model, trainer->parameters, arena_of(trainer), x, into, factor, decay);
         return 0.0f;
     }
+    float *delta = trainer->deltas, *spare = trainer->deltas + widest(model), squares = 0.0f;
     for (uint32_t l = model->n_tail; l-- > 0;) {
         const td_dense *layer = &model->tail[l];
         at -= td_dense_parameters(layer);

@@ -75,12 +75,18 @@ def small_model(keras: Any) -> Any:
 
 def golden_files(remade: dict[str, bytes] | None = None) -> dict[str, bytes]:
     """Every golden file but small.tflite, which is read (or taken from `remade`)."""
+    from tail_networks import float_model
     from test_float import network
 
     tflite = (remade or {}).get("small.tflite") or (GOLDEN / "small.tflite").read_bytes()
     packs = {name: make().data for name, make in golden_packs().items()}
     rows = "".join(f"{name} {describe(packs[name])}\n" for name in sorted(packs))
-    models = {"small.tdm": compile_model(tflite), "float.tdm": compile_model(network(82)[0], whole=True)}
+    models = {
+        "small.tdm": compile_model(tflite),
+        "float.tdm": compile_model(network(82)[0], whole=True),
+        "layers.tdm": compile_model(tflite, 3, "all,0=1"),
+        "float_layers.tdm": compile_model(float_model(7), "#0", "all,3=2"),
+    }
     compiled = {name: model.tdm for name, model in models.items()}
     return {**(remade or {}), **packs, **compiled, "rows.txt": rows.encode()}
 

@@ -15,8 +15,10 @@ from tinydream.compiler import compile_model
 # Those of the packs are in test_packs.py; rows.txt follows from them.
 HASHES = {
     "small.tflite": "b3d8b633a233221c49e3103d2f8d0d3babf50e6b3ecc1ede1769250c9a591f8a",
-    "small.tdm": "04f73409f30527a2c59359a73e35bcb925acf311164d10b2780d72defd19fb80",
-    "float.tdm": "fc70d2a98552596102dc50aa4a47ef736c6ca7790c3cc3b58ff6399b44f0578d",
+    "small.tdm": "85d23e77799ee6d426194c606b2267a9814c7e75128f951c15e8531f075cf087",
+    "float.tdm": "d614f073f3c3aa87374979ef41332909c742013d046c267b2e76becd10f12a7f",
+    "layers.tdm": "6cc766f9de0723967596e98a9808d5ff2c164966b27c6f63553bddd7d6091e99",
+    "float_layers.tdm": "99a634ed66b8c46808d493087b9a83703002fa328830a463e25cfe82f5d472df",
 }
 
 

@@ -32,7 +32,7 @@ class Candidate:
     plan: Plan = field(repr=False)  # as asked, whether it fits or not
     shortages: tuple[BudgetError, ...]  # why it does not fit as asked
     runs: bool  # it fits without training
-    trainable: int  # dense layers, counted from the end, that RAM has room to train
+    trainable: int  # layers with weights, counted from the end, that RAM has room to train
     layers: int  # that could train
     steps: int  # of an epoch
 
@@ -82,7 +82,7 @@ def survey(
 ) -> tuple[Candidate, ...]:  # fmt: skip
     """Plans the model for each board: all that there are, unless `boards` names some.
 
-    A model without dense layers at its end is planned as it is, to run only. Raises as compile_model; DataError when a
+    A model that does not end in layers that train is planned as it is, to run only. Raises as compile_model; DataError when a
     pack was not made through this model at this cut.
     """
     content = read_bytes(tflite)
@@ -97,10 +97,10 @@ def survey(
 
 
 def _tails(content: bytes) -> list[Model]:
-    """The model with its last dense layer to train, with its last two, and so on."""
+    """The model with its last layer with weights to train, with its last two, and so on."""
     made: list[Model] = []
     try:
-        while len(made) < lib.TD_MAX_TAIL:
+        while len(made) < lib.TD_MAX_LAYERS:
             made.append(compile_model(content, len(made) + 1))
     except (UnsupportedModelError, UsageError):
         pass  # no more of them
