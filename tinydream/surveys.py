@@ -82,8 +82,8 @@ def survey(
 ) -> tuple[Candidate, ...]:  # fmt: skip
     """Plans the model for each board: all that there are, unless `boards` names some.
 
-    A model that does not end in layers that train is planned as it is, to run only. Raises as compile_model; DataError when a
-    pack was not made through this model at this cut.
+    A model that does not end in layers that train is planned as it is, to run only. Raises as compile_model;
+    DataError when a pack was not made through this model at this cut.
     """
     content = read_bytes(tflite)
     whole = compile_model(content, whole=True)
