@@ -157,7 +157,10 @@ def test_the_command_without_a_board_prints_a_table(tmp_path: Path, capsys: pyte
     assert cli.main(["plan", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["boards"]
     assert [each["board"] for each in facts] == boards.boards()
-    assert all(each["fits"] and each["missing"] == [] and 1 <= each["trainable_layers"] <= each["layers"] == 6 for each in facts)
+    assert all(
+        each["fits"] and each["missing"] == [] and 1 <= each["trainable_layers"] <= each["layers"] == 6
+        for each in facts
+    )
     assert cli.main(["plan", str(path), "--board", "microbit", "--json"]) == 0
     arena = json.loads(capsys.readouterr().out)["arena"]
     assert arena["bytes"] >= arena["lower_bound"] > 0

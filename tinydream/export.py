@@ -43,8 +43,8 @@ def export_trainable(model: Model, tflite: bytes) -> bytes:
         raise UnsupportedModelError("this model was compiled whole: nothing of it trains. Compile it with a cut")
     if not model.is_dense or model.output_dtype != np.dtype(np.int8):
         raise UnsupportedModelError(
-            "only a chain of dense layers behind an int8 tensor, all of which learns, can be exported. Compile the model "
-            "with a later cut; a board trains other tails too"
+            "only a chain of dense layers behind an int8 tensor, all of which learns, can be exported. Compile the "
+            "model with a later cut; a board trains other tails too"
         )
     for operator in model.graph.operators:
         if operator.name.startswith("CUSTOM"):
