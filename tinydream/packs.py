@@ -408,7 +408,7 @@ class Pack:
     @property
     def raw_float32_size(self) -> int:
         """Bytes of the same rows as float32, with one byte a label."""
-        return len(self) * (4 * self.n_features + 1)
+        return int(self.native.n_rows) * (4 * self.n_features + 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the .tdz; the old file stays whole until the new one is."""
