@@ -1,4 +1,5 @@
 /* Opens a .tdz and reads rows and samples from it in place (docs/SPEC.md, ".tdz"). */
+#include "archive.h"
 #include "parts.h"
 
 static uint32_t bytes_of(uint64_t bits)
@@ -401,13 +402,35 @@ static int check_part(const td_pack *pack, td_part *part)
     return TD_OK;
 }
 
+/* The parts of an archive say only how many rows they have and their label. */
+static int check_archive(td_pack *pack)
+{
+#if TD_ARCHIVE
+    uint32_t first = 0;
+    for (uint32_t p = 0; p < pack->n_parts; p++) {
+        td_part_header header;
+        read_part_header(pack, p, &header);
+        if (header.n_rows == 0 || header.n_rows > pack->n_rows - first || header.n_bases != 1 ||
+            header.label >= pack->n_classes || header.deviation_bits || header.offset || header.flags != TD_PART_ARCHIVE)
+            return TD_E_FORMAT;
+        first += header.n_rows;
+    }
+    return first == pack->n_rows ? td_archive_check(pack, &pack->data) : TD_E_FORMAT;
+#else
+    (void)pack;
+    return TD_E_UNSUPPORTED;
+#endif
+}
+
 static int check_parts(td_pack *pack)
 {
     td_section parts;
+    pack->archive = NULL;
     if (td_file_section(&pack->file, TD_PACK_PARTS, &parts) != TD_OK) return TD_E_FORMAT;
     if (td_file_section(&pack->file, TD_PACK_DATA, &pack->data) != TD_OK) return TD_E_FORMAT;
     if (parts.size != pack->n_parts * (uint32_t)TD_PART_RECORD) return TD_E_FORMAT;
     pack->parts = parts.data;
+    if (pack->parts[TD_PART_RECORD - 1] == TD_PART_ARCHIVE) return check_archive(pack);
     uint32_t first = 0;
     uint64_t expected = 0;
     for (uint32_t p = 0; p < pack->n_parts; p++) {
@@ -466,6 +489,29 @@ static bool check_bitmap(const td_pack *pack)
     return n == pack->n_samples && padded(pack->starts, pack->n_rows);
 }
 
+bool td_pack_starts(const td_pack *pack, uint32_t row, uint32_t *sample)
+{
+    if (!pack->starts_listed) return starts_sample(pack, row);
+    while (*sample < pack->n_samples && listed_start(pack, *sample) < row) (*sample)++;
+    return *sample < pack->n_samples && listed_start(pack, *sample) == row;
+}
+
+/* The position of each row that was given, if they were to be kept. */
+static int check_order(td_pack *pack)
+{
+    td_section order;
+    uint32_t n_bits = td_id_bits(pack->n_rows);
+    uint64_t all = (uint64_t)n_bits * pack->n_rows;
+    pack->order = NULL;
+    if (td_file_section(&pack->file, TD_PACK_ORDER, &order) != TD_OK) return TD_OK;
+    if (order.size != (all + 7u) / 8u || (all & 7u && order.data[all >> 3] >> (all & 7u))) return TD_E_FORMAT;
+    pack->order = order.data;
+    for (uint32_t row = 0; row < pack->n_rows; row++) {
+        if (td_pack_position(pack, row) >= pack->n_rows) return TD_E_FORMAT;
+    }
+    return TD_OK;
+}
+
 static int check_samples(td_pack *pack)
 {
     td_section samples, weights;
@@ -498,6 +544,7 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
     if (status == TD_OK) status = read_schema(pack);
     if (status == TD_OK) status = check_parts(pack);
     if (status == TD_OK) status = check_samples(pack);
+    if (status == TD_OK) status = check_order(pack);
     return status;
 }
 
@@ -507,6 +554,12 @@ int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uin
 {
     td_part found;
     if (part >= pack->n_parts) return TD_E_RANGE;
+    if (pack->archive) {
+        read_part_header(pack, part, header);
+        memset(base, 0, (size_t)pack->n_features * sizeof *base);
+        memset(key, 0, (size_t)pack->n_features * sizeof *key);
+        return TD_OK;
+    }
     if (!td_part_open(pack, part, 0, &found)) return TD_E_FORMAT;
     *header = found.header;
     for (uint32_t f = 0; f < pack->n_features; f++) {
@@ -680,8 +733,34 @@ int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size)
     return TD_OK;
 }
 
-int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
+#if TD_ARCHIVE
+static int read_archived(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 {
+    if (row >= pack->n_rows) return TD_E_RANGE;
+    const uint32_t *stored = td_archive_row(pack, row);
+    if (!stored) return TD_E_MEMORY;
+    for (uint32_t f = 0; f < pack->n_features; f++) values[f] = (int32_t)(stored[f] + (uint32_t)pack->minimum);
+#if TD_IMAGES
+    if (pack->image) td_image_inverse(pack->image, values);
+#endif
+    const uint8_t *record = pack->parts;
+    for (; row >= td_get32(record); record += TD_PART_RECORD) row -= td_get32(record);
+    if (label) *label = td_get16(record + 8);
+    return TD_OK;
+}
+#endif
+
+uint32_t td_pack_position(const td_pack *pack, uint32_t row)
+{
+    uint32_t n_bits = td_id_bits(pack->n_rows);
+    return pack->order ? td_read_bits_at(pack->order, (uint64_t)row * n_bits, n_bits) : row;
+}
+
+int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
+{
+#if TD_ARCHIVE
+    if (pack->archive) return read_archived(pack, row, values, label);
+#endif
     td_part *part = &pack->part;
     if (row - part->first_row >= part->header.n_rows) {
         int status = find_part(pack, row);
@@ -694,6 +773,12 @@ int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 #endif
     if (label) *label = part->header.label;
     return TD_OK;
+}
+
+int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
+{
+    if (pack->order && row < pack->n_rows) row = td_pack_position(pack, row);
+    return td_pack_stored_row(pack, row, values, label);
 }
 
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values)
@@ -731,7 +816,7 @@ int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, 
     uint32_t first, count;
     int status = td_pack_sample_rows(pack, sample, &first, &count);
     for (uint32_t i = 0; status == TD_OK && i < count; i++) {
-        status = td_pack_row(pack, first + i, row, label);
+        status = td_pack_stored_row(pack, first + i, row, label);
         for (uint32_t f = 0; status == TD_OK && f < pack->n_features; f++) {
             float value = (float)row[f] - (float)pack->zero_point;
             values[f] = i == 0 ? value : values[f] + value;

@@ -92,7 +92,7 @@ int td_sampler_init(td_sampler *sampler, td_pack *train, td_pack *replay, const 
 /* Real values of one row of the training set. */
 static int get_row(td_pack *pack, uint32_t index, int32_t *row, float *x, uint32_t *label)
 {
-    int status = td_pack_row(pack, index, row, label);
+    int status = td_pack_stored_row(pack, index, row, label);
     if (status != TD_OK) return status;
     for (uint32_t f = 0; f < pack->n_features; f++) x[f] = pack->scale * ((float)row[f] - (float)pack->zero_point);
     return TD_OK;

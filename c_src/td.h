@@ -358,7 +358,8 @@ enum td_part_flag {
     TD_PART_OFFSETS = 1,        /* each feature is stored less its minimum in the part */
     TD_PART_MASKS = 2,          /* base bits as a mask a feature; else as a count of leading bits */
     TD_PART_KEYS = 4,           /* rows sorted by a key of some bits, keys as differences; one base */
-    TD_PART_DICTIONARY = 8      /* some features are numbers of entries in a list; only with TD_PART_KEYS */
+    TD_PART_DICTIONARY = 8,     /* some features are numbers of entries in a list; only with TD_PART_KEYS */
+    TD_PART_ARCHIVE = 16        /* rows are in the codes of an archive; all parts or none, and no other flag */
 };
 
 enum td_key_limits { TD_MAX_KEY = 64, TD_KEY_BLOCK = 128 /* rows from one stored key to the next */ };
@@ -467,6 +468,18 @@ typedef struct td_key_plan {
 int td_encode_keys(const uint32_t *rows, const uint32_t *order, const uint64_t *keys, uint32_t n_rows,
                    uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base,
                    uint8_t *out, uint32_t capacity, td_part_header *header);
+/* archive.c: rows in adaptive binary range codes (docs/SPEC.md, "Archive"); 64-bit machines only, see TD_ARCHIVE.
+ * plan: a record of 6 bytes a feature; bits, 8 to 22: of the number of probabilities. Rows lie in parts one behind the
+ * other, less the pack's minimum; those of a sample rise lexicographically. */
+enum td_archive_limits { TD_ARCHIVE_VALUES = 0x400000 /* most in a block */, TD_ARCHIVE_HEADER = 8, TD_ARCHIVE_FEATURE = 6 };
+uint32_t td_archive_work_size(uint32_t bits);
+/* One block; returns its bytes, also when they are more than capacity. label, starts (not 0: begins a sample): a row. */
+uint32_t td_archive_encode(uint32_t *rows, const uint16_t *label, const uint8_t *starts, uint32_t n_rows,
+                           uint32_t n_features, const uint8_t *plan, uint32_t bits, void *work, uint8_t *out,
+                           uint32_t capacity);
+/* Bytes that values of `width` bits take in these contexts, to compare contexts by. */
+uint32_t td_archive_cost(const uint32_t *values, const uint32_t *contexts, uint32_t n_rows, uint32_t width, uint32_t bits,
+                         void *work);
 /* The header as the parts section has it: TD_PART_RECORD bytes. */
 void td_encode_part_record(const td_part_header *header, uint8_t *out);
 
@@ -486,7 +499,7 @@ void td_image_inverse(const uint8_t *image, int32_t *values);
 
 /* decode.c */
 enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
-                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_IMAGE = 9 };
+                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_ORDER = 7, TD_PACK_IMAGE = 9 };
 enum td_pack_schema_size { TD_PACK_SCHEMA_SIZE = 36 };
 /* The type that all values of a pack fit: what its rows can be read as without loss. */
 enum td_value_type { TD_VALUE_I32 = 0, TD_VALUE_I8 = 1, TD_VALUE_U8 = 2, TD_VALUE_I16 = 3, TD_VALUE_U16 = 4 };
@@ -532,6 +545,9 @@ typedef struct td_pack {
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
     float total_weight;         /* of the condensed set */
     const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
+    const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
+    const uint8_t *archive;     /* NULL: rows are in parts */
+    void *archive_memory;       /* attached, NULL: none */
     const uint8_t *parts;
     td_section data;
     const uint8_t *starts;      /* bit i: row i begins a sample; with few samples (starts_listed) the u32 of each */
@@ -552,11 +568,21 @@ int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uin
  * the pack is opened anew; NULL: none any more. TD_E_MEMORY when it is smaller than td_pack_cache_size. */
 uint32_t td_pack_cache_size(const td_pack *pack);
 int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size);
-/* Row `row` in stored order: n_features values. label may be NULL. TD_E_RANGE past the end. Cost:
+/* Archives: td_pack_attach gives memory (td_pack_archive_size bytes) to a pack whose rows are coded a block at a time; it
+ * must stay. A row then costs the decoding of its block, unless that is the block read last. Without memory rows are
+ * TD_E_MEMORY. A core without archives (TD_ARCHIVE 0) refuses to open them: TD_E_UNSUPPORTED. TD_E_STATE: it is none. */
+uint32_t td_pack_archive_size(const td_pack *pack);
+int td_pack_attach(td_pack *pack, void *memory, uint32_t size);
+/* Row `row` in the order of the file, whatever order was kept. */
+int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
+/* Where row `row`, below n_rows, is stored. */
+uint32_t td_pack_position(const td_pack *pack, uint32_t row);
+/* Row `row` in the order that was kept, else in stored order: n_features values. label may be NULL. TD_E_RANGE past the
+ * end. Cost:
  * O(n_features), with TD_PART_KEYS also O(TD_KEY_BLOCK) unless the row follows the one read last; the part is looked
  * up by a scan when it differs from the last one, from that one on when it lies behind it. */
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
-/* Rows [first, first + count) in stored order: count x n_features values. TD_E_RANGE past the end. */
+/* Rows [first, first + count), as td_pack_row: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
 /* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits, unless
  * they are listed. */
@@ -587,6 +613,8 @@ int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_
  * td_pack_rows, of which a narrower value keeps the low bits (values of 32 bits must be aligned for images); pack->value_type says what loses nothing. TD_E_RANGE past
  * the end. */
 int td_unpacker_rows(const td_unpacker *u, uint32_t first, uint32_t count, void *values);
+/* The same in the order of the file, whatever order was kept: quicker then. */
+int td_unpacker_stored(const td_unpacker *u, uint32_t first, uint32_t count, void *values);
 /* The rows of these numbers, in that order, in the same form. TD_E_RANGE past the end. */
 int td_unpacker_take(const td_unpacker *u, const uint32_t *rows, uint32_t count, void *values);
 

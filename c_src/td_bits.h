@@ -22,6 +22,12 @@ static inline uint32_t td_read_bits(const uint8_t *stream, uint32_t at, uint32_t
     return value & td_low_mask(n_bits);
 }
 
+/* The same far into a stream. */
+static inline uint32_t td_read_bits_at(const uint8_t *stream, uint64_t at, uint32_t n_bits)
+{
+    return td_read_bits(stream + (size_t)(at >> 3), (uint32_t)at & 7u, n_bits);
+}
+
 /* Writes into bytes that were zero before. */
 static inline void td_write_bits(uint8_t *stream, uint32_t at, uint32_t n_bits, uint32_t value)
 {

@@ -66,6 +66,15 @@
 #define TD_TRAIN_FIXED TD_TRAIN_OPTIONS
 #endif
 
+/* 0: packs that are archives are refused with TD_E_UNSUPPORTED. */
+#ifndef TD_ARCHIVE
+#if UINTPTR_MAX > 0xFFFFFFFFu
+#define TD_ARCHIVE 1
+#else
+#define TD_ARCHIVE 0
+#endif
+#endif
+
 /* 1: functions may take 8 KB of stack for tables that make them faster. */
 #ifndef TD_LARGE_STACK
 #if UINTPTR_MAX > 0xFFFFFFFFu

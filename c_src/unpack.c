@@ -3,6 +3,7 @@
  *
  * An output row is cut into words of 64 bits: eight, four or two values. What a word needs is worked out once a part;
  * then each step runs over the rows of a block: keys, their bits by tables, base and deviation by spreading, sum. */
+#include "archive.h"
 #include "parts.h"
 
 enum { STEPS = 6, GROUP = 4, WORD = 64, MANY_ROWS = 2048 };
@@ -97,6 +98,7 @@ static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
     uint32_t first = 0;
     td_part part;
     if ((bits != 8 && bits != 16 && bits != 32) || pack->width > bits || (pack->image && bits != 32)) return 0;
+    if (pack->archive) return aligned(sizeof(prepared));
     for (uint32_t p = 0; p < pack->n_parts; p++, first += part.header.n_rows) {
         if (!td_part_open(pack, p, first, &part)) return 0;
         uint64_t size = slot_size(pack, &part, bits);
@@ -508,12 +510,48 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
 #endif
 }
 
+/* One row of an archive. */
+static int read_archived(const td_unpacker *u, uint32_t row, uint8_t *out)
+{
+#if TD_ARCHIVE
+    const td_pack *pack = u->pack;
+    const uint32_t *stored = td_archive_row(pack, row);
+    if (!stored) return TD_E_MEMORY;
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        put_values(stored[f] + (uint32_t)pack->minimum, u->bits, 1, out + (size_t)f * (size_t)(u->bits / 8u));
+    }
+#if TD_IMAGES
+    if (pack->image) td_image_inverse(pack->image, (int32_t *)(void *)out);
+#endif
+    return TD_OK;
+#else
+    (void)u, (void)row, (void)out;
+    return TD_E_UNSUPPORTED;
+#endif
+}
+
 int td_unpacker_rows(const td_unpacker *u, uint32_t first, uint32_t count, void *values)
+{
+    size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
+    if (first > u->pack->n_rows || count > u->pack->n_rows - first) return TD_E_RANGE;
+    if (!u->pack->order) return td_unpacker_stored(u, first, count, values);
+    int status = TD_OK;
+    for (uint32_t i = 0; status == TD_OK && i < count; i++) {
+        status = td_unpacker_stored(u, td_pack_position(u->pack, first + i), 1, (uint8_t *)values + i * stride);
+    }
+    return status;
+}
+
+int td_unpacker_stored(const td_unpacker *u, uint32_t first, uint32_t count, void *values)
 {
     size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     uint8_t *out = (uint8_t *)values;
     const uint8_t *end = out + count * stride;
     if (first > u->pack->n_rows || count > u->pack->n_rows - first) return TD_E_RANGE;
+    for (; u->pack->archive && count > 0; first++, count--, out += stride) {
+        int status = read_archived(u, first, out);
+        if (status != TD_OK) return status;
+    }
     while (count > 0) {
         prepared *from = prepare(u, first);
         if (!from) return TD_E_FORMAT;

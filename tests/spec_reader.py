@@ -196,6 +196,63 @@ def read_image(section: bytes, row: list[int]) -> list[int]:
     return [min(max(value, lowest), highest) for value in values] if steps else values
 
 
+class BitDecoder:
+    """The codes of a block of an archive."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.low, self.high, self.at = data, 0, 2**32 - 1, 4
+        self.code = int.from_bytes((data + bytes(4))[:4], "big")
+        self.cells: dict[int, tuple[int, int]] = {}  # probability of a one in 1/2^22, times used
+
+    def bit(self, cell: int) -> int:
+        one, count = self.cells.get(cell, (2**21, 0))
+        middle = self.low + ((self.high - self.low) * max(1, one >> 6) >> 16)
+        bit, share = int(self.code <= middle), 131072 // (2 * count + 3)
+        if bit:
+            self.high, one = middle, one + ((2**22 - 1 - one) * share >> 16)
+        else:
+            self.low, one = middle + 1, one - (one * share >> 16)
+        self.cells[cell] = one, min(count + 1, 255)
+        while self.low >> 24 == self.high >> 24:
+            byte = self.data[self.at] if self.at < len(self.data) else 0
+            self.low, self.high, self.at = self.low << 8 & 0xFFFFFFFF, self.high << 8 & 0xFFFFFFFF | 255, self.at + 1
+            self.code = self.code << 8 & 0xFFFFFFFF | byte
+        return bit
+
+
+def read_archive(data: bytes, labels: list[int], starts: set[int], n_features: int) -> list[list[int]]:
+    """Stored values of all rows."""
+    per_block, bits, zero = struct.unpack_from("<IB3s", data)
+    assert 8 <= bits <= 22 and not any(zero) and 0 < per_block * n_features <= 2**22
+    assert bits == 8 or 2**bits <= 64 * per_block * n_features
+    plan = list(struct.iter_unpack("<BBHH", data[8 : 8 + 6 * n_features]))
+    n_blocks = -(-len(labels) // per_block)
+    ends = struct.unpack_from(f"<{n_blocks}I", data, 8 + 6 * n_features)
+    stream, rows = data[8 + 6 * n_features + 4 * n_blocks :], []
+    assert ends[-1] == len(stream) and list(ends) == sorted(ends)
+    for i, label in enumerate(labels):
+        same = bool(i % per_block) and i not in starts
+        if i % per_block == 0:
+            block = i // per_block
+            codes = BitDecoder(stream[ends[block - 1] if block else 0 : ends[block]])
+        row: list[int] = []
+        for f, (width, zero_too, first, second) in enumerate(plan):
+            assert zero_too == 0 and (first < f or first >= 0xFFFE) and (second < f > first or second == 0xFFFF)
+            context = 2 + (label if first == 0xFFFE else 0 if first == 0xFFFF else row[first])
+            context -= row[second] if second != 0xFFFF else 2 * (first == 0xFFFF)
+            value, node = 0, 1
+            for depth in range(width):
+                told = (1 if same else context, node) if depth < 14 else (0, depth)
+                x = (told[0] * 0x9E3779B1 + told[1] * 0x85EBCA6B + f * 0xC2B2AE35) % 2**32
+                x = (x ^ x >> 15) * 0x2C1B3C6D % 2**32
+                bit = codes.bit((x ^ x >> 13) >> (32 - bits))
+                value, node = 2 * value + bit, 2 * node + bit
+            row.append((value + rows[-1][f]) % 2**32 if same else value)
+            same = same and row[f] == rows[-1][f]
+        rows.append(row)
+    return rows
+
+
 def read_tdz(file: bytes) -> SpecPack:
     sections = read_sections(file, b"TDZ1")
     n_rows, n_samples, n_features, n_classes, n_parts, width, kind, minimum, scale, zero_point, model_hash, is_image = (
@@ -206,8 +263,20 @@ def read_tdz(file: bytes) -> SpecPack:
     assert len(sections[2]) == 16 * n_parts
     rows: list[list[int]] = []
     labels: list[int] = []
-    first_rows, at = [], 0
-    for p in range(n_parts):
+    first_rows, at, archived = [], 0, sections[2][15] == 16
+    counts = [struct.unpack_from("<I4xH", sections[2], 16 * p) for p in range(n_parts)]
+    block, listed = Block(sections[4], 0), n_samples < n_rows // 32
+    starts = [block.field(32) for _ in range(n_samples)] if listed else [i for i in range(n_rows) if block.field(1)]
+    assert block.end() == len(sections[4]) and len(starts) == n_samples
+    for p in range(n_parts if archived else 0):
+        record = sections[2][16 * p : 16 * p + 16]
+        assert record[4:8] == bytes(4) and record[10:] == b"\1\0\0\0\0\20"
+        first_rows.append(len(labels))
+        labels += [counts[p][1]] * counts[p][0]
+    if archived:
+        stored_rows, at = read_archive(sections[3], labels, set(starts), n_features), len(sections[3])
+        rows = [[(minimum + value + 2**31) % 2**32 - 2**31 for value in row] for row in stored_rows]
+    for p in range(0 if archived else n_parts):
         record = sections[2][16 * p : 16 * p + 16]
         assert struct.unpack_from("<I", record, 4)[0] == at
         stored, label, at = read_part(sections[3], record, n_features, width)
@@ -219,10 +288,7 @@ def read_tdz(file: bytes) -> SpecPack:
         rows = [read_image(sections[9], row) for row in rows]
     assert all(low <= value <= high for row in rows for value in row)
 
-    block, listed = Block(sections[4], 0), n_samples < n_rows // 32
-    starts = [block.field(32) for _ in range(n_samples)] if listed else [i for i in range(n_rows) if block.field(1)]
-    assert block.end() == len(sections[4]) and len(starts) == n_samples and set(first_rows) <= set(starts)
-    assert starts == sorted(set(starts)) and starts[-1] < n_rows
+    assert set(first_rows) <= set(starts) and starts == sorted(set(starts)) and starts[-1] < n_rows
     weights = [w for (w,) in struct.iter_unpack("<f", sections[5])] if 5 in sections else None
     assert weights is None or len(weights) == n_samples
     samples = []
@@ -230,6 +296,11 @@ def read_tdz(file: bytes) -> SpecPack:
         mean = [sum(column) / (stop - start) for column in zip(*rows[start:stop], strict=True)]
         weight = weights[i] if weights else float(stop - start)
         samples.append(([scale * (value - zero_point) for value in mean], labels[start], weight))
+    if 7 in sections:
+        block = Block(sections[7], 0)
+        order = [block.field(log2up(n_rows)) for _ in range(n_rows)]
+        assert block.end() == len(sections[7]) and sorted(order) == list(range(n_rows))
+        rows, labels = [rows[i] for i in order], [labels[i] for i in order]
     return SpecPack(rows, labels, samples, n_classes, scale, zero_point, model_hash, sections.get(6))
 
 

@@ -242,6 +242,102 @@ def test_the_example_of_the_specification() -> None:
     assert bytes.fromhex("".join(lines)) == made.data
 
 
+@QUICK
+@given(table=tables(), archive=st.booleans(), data=st.data())
+def test_rows_stay_where_they_were_given(table: Table, archive: bool, data: st.DataObject) -> None:
+    made = pack(table, per_class=3, keep_order=True, profile="archive" if archive else "mcu")
+    assert np.array_equal(made[:], table.flat()) and np.array_equal(made.class_numbers, table.labels)
+    assert made.facts()["profile"] == made.profile == ("archive" if archive else "mcu")
+    wanted = data.draw(st.lists(st.integers(0, len(made) - 1), min_size=1, max_size=20))
+    assert np.array_equal(made[wanted], table.flat()[wanted])
+    label, row = ffi.new("uint32_t *"), np.empty((1, made.n_features), dtype=np.int32)
+    for i in wanted:
+        out = ffi.from_buffer("int32_t[]", row)
+        assert lib.td_pack_row(made.native, i, out, label) == 0 and label[0] == table.labels[i]
+        assert np.array_equal(row, made.decode(i, 1, out=np.empty_like(row)))
+    loose = pack(table, per_class=3)
+    np.testing.assert_allclose(made.condensed.values, loose.condensed.values, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(made.condensed.weights, loose.condensed.weights)
+    if made.n_features * made.native.width < 1000:
+        assert_as_specified(made)
+
+
+@QUICK
+@given(table=tables(), replay=st.booleans(), data=st.data())
+def test_an_archive_holds_the_same_rows(table: Table, replay: bool, data: st.DataObject) -> None:
+    replay_set = 30 if replay else None
+    plain = pack(table, per_class=3, replay=replay_set)
+    made = pack(table, per_class=3, replay=replay_set, profile="archive")
+    assert multiset(made.decode(), made.row_classes) == multiset(plain.decode(), plain.row_classes)
+    assert np.array_equal(made.condensed.weights, plain.condensed.weights)
+    assert_read_both_ways(made, data)
+    if made.n_features * made.native.width < 1000:
+        assert_as_specified(made)
+
+
+def test_an_archive_of_several_blocks_and_many_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    monkeypatch.setattr("tinydream.archive.BLOCK", 100)
+    first = random.integers(0, 50, (450, 20))
+    rows = np.column_stack((first, first[:, 3] * 7 - 2, first[:, 4] - first[:, 5]))
+    table = table_from_arrays(rows, random.integers(0, 2, 450))
+    made = pack(table, profile="archive", keep_order=True)
+    assert np.array_equal(made[:], rows)
+    numbers = random.permutation(450)[:90]
+    assert np.array_equal(made[numbers], rows[numbers]) and np.array_equal(made[449], rows[449])
+    assert_as_specified(made)
+
+
+def test_an_archive_finds_what_columns_say_of_each_other() -> None:
+    random = np.random.default_rng(6)
+    first = random.integers(0, 50, (3000, 5))
+    rows = np.column_stack((first, first[:, 3] * 7 - 2, first[:, 4] - first[:, 2], first[:, 0] ** 2))
+    table = table_from_arrays(rows, None)
+    packed, archived = pack(table), pack(table, profile="archive")
+    assert multiset(archived[:], archived.labels) == multiset(rows, np.zeros(3000))
+    # Five columns carry 5 log2(50) bits a row; the others follow from them, once they are known well enough.
+    assert len(archived.data) < 3000 * 5 * 5.65 / 8 * 1.15 < 0.75 * len(packed.data)
+
+
+def test_an_archive_needs_memory_and_its_header() -> None:
+    data = (GOLDEN / "archive.tdz").read_bytes()
+    native, row = ffi.new("td_pack *"), ffi.new("int32_t[]", 6)
+    assert lib.td_pack_open(native, view(data), len(data)) == 0
+    assert lib.td_pack_row(native, 0, row, ffi.NULL) == lib.TD_E_MEMORY
+    size = lib.td_pack_archive_size(native)
+    memory = ffi.new("uint64_t[]", size // 8 + 1)
+    assert lib.td_pack_attach(native, memory, size - 1) == lib.TD_E_MEMORY
+    assert lib.td_pack_attach(native, memory, size) == 0 and lib.td_pack_row(native, 0, row, ffi.NULL) == 0
+    assert list(row) == open_pack(GOLDEN / "archive.tdz").decode(0, 1)[0].tolist()
+    plain = open_pack(GOLDEN / "order.tdz")
+    assert lib.td_pack_archive_size(plain.native) == 0
+    assert lib.td_pack_attach(plain.native, memory, size) == lib.TD_E_STATE
+    sections = sections_of(data)
+    for at, form, value in ((0, "<I", 0), (0, "<I", 2**22), (4, "<B", 7), (4, "<B", 23), (5, "<B", 1), (8, "<B", 9),
+                            (9, "<B", 1), (10, "<H", 0), (12, "<H", 0), (44, "<I", 2**20)):  # fmt: skip
+        changed = bytearray(sections[lib.TD_PACK_DATA])
+        struct.pack_into(form, changed, at, value)
+        assert exercise(rebuild({**sections, lib.TD_PACK_DATA: bytes(changed)})) is None, at
+    for at in (4, 10, 12, 15):
+        changed = bytearray(sections[lib.TD_PACK_PARTS])
+        changed[at] += 1
+        assert exercise(rebuild({**sections, lib.TD_PACK_PARTS: bytes(changed)})) is None, at
+    order = bytearray(sections[lib.TD_PACK_ORDER])
+    order[0] |= 63
+    assert exercise(rebuild({**sections, lib.TD_PACK_ORDER: bytes(order)})) is None
+    assert exercise(rebuild({**sections, lib.TD_PACK_ORDER: bytes(order[:-1])})) is None
+
+
+def test_profile_and_order_are_refused_where_they_do_not_go() -> None:
+    table = table_from_arrays([[1], [2]], [0, 1])
+    with pytest.raises(UsageError, match="profile"):
+        pack(table, profile="zip")
+    with pytest.raises(UsageError, match="order"):
+        pack(table, keep_order=True, replay=2)
+    in_order = pack(table_from_arrays([[1], [2]], [0, 1]), keep_order=True)
+    assert lib.TD_PACK_ORDER not in sections_of(in_order.data) and not in_order.facts()["order_kept"]
+
+
 @pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16391, 50001])
 def test_checksums_of_any_length(size: int) -> None:
     data = np.random.default_rng(size).bytes(size)
@@ -346,6 +442,8 @@ HASHES = {
     "image.tdz": "b047d38367472b813f6bbfaadd118ed7c71becdecdeec457814aea3530e65b53",
     "quality.tdz": "4104dd37fba3c8a4f1b11ac88234f7e3de3d621de884b54ced66b4b3b50968d1",
     "fields.tdz": "29394f4313939d322ad4712363f11603defc08867619c83182289a7c97af3dfd",
+    "order.tdz": "f7b9f77a14ad8aa729c729756fa20f5176e327057867b1bef33b885db810f658",
+    "archive.tdz": "679ad27d7379c55d63fb952502bb068bba17cb6cacb34739d57752d38add75c2",
     "windows.tdz": "6774fab123b16c9be32fd20ccf233adc68e489b8d39d1aa10c21a42c22efec58",
 }
 

@@ -40,6 +40,10 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
         metavar="SIZE",
         help="files that would take more, about, are packed piece by piece (default 256MB)",
     )
+    made.add_argument("--keep-order", action="store_true", help="row i of the pack is row i of SOURCE (larger)")
+    made.add_argument(
+        "--profile", choices=("mcu", "archive"), default="mcu", help="archive: smaller, for storage; no board reads it"
+    )
     made.add_argument("-o", "--output", required=True, help="the .tdz")
     images = made.add_argument_group("images (a folder of folders of them, or --images)")
     images.add_argument("--images", action="store_true", help="rows are images: (n, height, width) or (.., channels)")
@@ -107,14 +111,15 @@ def _pack(options: argparse.Namespace) -> None:
     from .streaming import DEFAULT_MEMORY, too_large
 
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
-    whole = options.through or options.replay or options.images or options.method == "random"
+    whole = options.through or options.replay or options.images or options.method == "random" or options.keep_order
+    whole = whole or options.profile == "archive"
     if too_large(options.source, memory):
         if not whole:
             _pack_file(options, memory)
             return
         if options.max_memory is not None:
-            raise UsageError("--max-memory goes with neither --through, --replay, --images nor random rows: these take "
-                             "all rows at once")  # fmt: skip
+            raise UsageError("--max-memory goes with neither --through, --replay, --images, --keep-order, --profile "
+                             "archive nor random rows: these take all rows at once")  # fmt: skip
     _pack_whole(options)
 
 
@@ -154,6 +159,7 @@ def _pack_whole(options: argparse.Namespace) -> None:
     packed = pack(
         table, through=model, per_class=options.per_class, method=options.method, replay=options.replay,
         seed=options.seed, images=images, lossy_bits=_lossy_bits(options), resolution=options.resolution,
+        keep_order=options.keep_order, profile=options.profile,
         progress=shown.progress,
     )  # fmt: skip
     shown.close()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._native import check, ffi, lib, status_name, view
+from .archive import archive_rows
 from .errors import DataError, FormatError, UsageError
 from .files import atomic_write, write_sections
 from .images import ImageOptions, Transformed, transforms
@@ -35,7 +36,8 @@ Index = int | slice | npt.ArrayLike
 BATCH = 4096  # rows that iteration decodes at once
 SECTIONS = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PACK_DATA: "data",
             lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta",
-            lib.TD_PACK_IMAGE: "image"}  # fmt: skip
+            lib.TD_PACK_ORDER: "order", lib.TD_PACK_IMAGE: "image"}  # fmt: skip
+PROFILES = ("mcu", "archive")
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
 VALUE_TYPES = (np.dtype("i4"), np.dtype("i1"), np.dtype("u1"), np.dtype("i2"), np.dtype("u2"))  # enum td_value_type
 MOST_PREPARED = 2**24  # bytes of tables for reading, shared by the parts of a pack
@@ -57,6 +59,10 @@ class Pack:
         if status < 0:
             raise FormatError(f"{source}: not a whole .tdz ({status_name(status)}); pack it again or fetch it anew")
         self._readers: dict[int, tuple[Any, Any]] = {}
+        self._block = ffi.new("uint64_t[]", lib.td_pack_archive_size(self.native) // 8 + 1)
+        if self.native.archive != ffi.NULL:
+            size = lib.td_pack_archive_size(self.native)
+            check(lib.td_pack_attach(self.native, self._block, size), "memory for a block of the archive")
         self._meta = self._read_meta()
         self.schema, self._cut = self._read_schema()
 
@@ -129,11 +135,15 @@ class Pack:
     def stored(self, index: slice) -> npt.NDArray[np.uint32]:
         """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum."""
         minimum, image = np.uint32(int(self.native.minimum) % 2**32), self.native.image
+        first, last, _ = slice(index.start, index.stop).indices(int(self.native.n_rows))
+        values = np.empty((max(0, last - first), self.n_features), dtype=np.uint32)
         self.native.image = ffi.NULL  # rows as they are stored, not as pixels
         try:
-            return self._take(range(*index.indices(int(self.native.n_rows)))).view(np.uint32) - minimum
+            out = ffi.from_buffer(values)
+            check(lib.td_unpacker_stored(self._reader(32), first, len(values), out), f"stored rows from {first} on")
         finally:
             self.native.image = image
+        return np.asarray((values - minimum)[:: index.step])
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -186,7 +196,7 @@ class Pack:
     def decode(
         self, first: int = 0, count: int | None = None, *, out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
-        """Rows [first, first + count) in stored order, (count, features): the fast way to many rows.
+        """Rows [first, first + count), (count, features): the fast way to many rows.
 
         `out`: the array to fill, of integers that hold all values of `dtype`; without it, a new one of `dtype`.
         Raises UsageError when rows or array do not fit.
@@ -201,9 +211,24 @@ class Pack:
         kind = values.dtype
         if kind.kind not in "iu" or kind.itemsize > 4 or not kind.isnative or not np.can_cast(self.dtype, kind):
             raise UsageError(f"out is of {values.dtype}; integers of 8 to 32 bits that hold {self.dtype} are needed")
-        reader = self._reader(8 * values.itemsize)
-        check(lib.td_unpacker_rows(reader, first, count, ffi.from_buffer(values)), f"{count} rows from {first} on")
+        reader, what = self._reader(8 * values.itemsize), f"{count} rows from {first} on"
+        if self.native.order != ffi.NULL and count > n // 16:  # all rows in stored order take less time than these
+            whole = np.empty((n, self.n_features), dtype=kind)
+            check(lib.td_unpacker_stored(reader, 0, n, ffi.from_buffer(whole)), what)
+            np.take(whole, self._positions()[first : first + count], axis=0, out=values)
+        else:
+            check(lib.td_unpacker_rows(reader, first, count, ffi.from_buffer(values)), what)
         return values
+
+    def _positions(self) -> npt.NDArray[np.int64]:
+        """Where each row is stored."""
+        n = int(self.native.n_rows)
+        if self.native.order == ffi.NULL:
+            return np.arange(n)
+        n_bits = (n - 1).bit_length()
+        packed = np.frombuffer(ffi.buffer(self.native.order, (n * n_bits + 7) // 8), dtype=np.uint8)
+        bits = np.unpackbits(packed, count=n * n_bits, bitorder="little").reshape(n, n_bits)
+        return bits @ (1 << np.arange(n_bits, dtype=np.int64))
 
     def _reader(self, bits: int) -> Any:
         """The core's unpacker for values of `bits` bits, and its memory; kept."""
@@ -221,9 +246,16 @@ class Pack:
         values = np.empty((len(rows), self.n_features), dtype=np.int32)
         if isinstance(rows, range) and rows.step == 1:
             return self.decode(rows.start if len(rows) else 0, len(rows), out=values)
-        numbers = view(np.asarray(rows, dtype=np.uint32), "const uint32_t[]")
-        status = lib.td_unpacker_take(self._reader(32), numbers, len(rows), ffi.from_buffer(values))
-        check(status, "rows by number")
+        wanted = np.asarray(rows, dtype=np.uint32)
+        if self.native.archive == ffi.NULL:
+            return self._take_each(wanted, values)
+        order = np.argsort(self._positions()[wanted], kind="stable")  # each block of an archive is decoded once
+        values[order] = self._take_each(wanted[order], np.empty_like(values))
+        return values
+
+    def _take_each(self, rows: npt.NDArray[np.uint32], values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        numbers, out = view(np.ascontiguousarray(rows), "const uint32_t[]"), ffi.from_buffer(values)
+        check(lib.td_unpacker_take(self._reader(32), numbers, len(rows), out), "rows by number")
         return values
 
     def _label_runs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -274,6 +306,7 @@ class Pack:
             "rows": len(self), "features": self.n_features, "classes": list(self.classes), "samples": self.n_samples,
             "parts": int(self.native.n_parts), "width": int(self.native.width), "minimum": int(self.native.minimum),
             "schema": self.schema.as_list(), "windows": self._cut.as_map() if self._cut else None,
+            "profile": self.profile, "order_kept": bool(self.native.order != ffi.NULL),
             "scale": self.scale, "zero_point": self.zero_point, "model_hash": f"{int(self.native.model_hash):08x}",
         }  # fmt: skip
 
@@ -295,8 +328,13 @@ class Pack:
     @property
     def row_classes(self) -> npt.NDArray[np.int64]:
         """Classes of the rows of the file, which are blocks where `p[i]` is a window."""
-        labels, counts = self._label_runs()
-        return np.repeat(labels, counts)
+        classes = np.repeat(*self._label_runs())
+        return classes if self.native.order == ffi.NULL else classes[self._positions()]
+
+    @property
+    def profile(self) -> str:
+        """ "mcu": boards read it; "archive": smaller, and read a block at a time."""
+        return PROFILES[self.native.archive != ffi.NULL]
 
     @property
     def labels(self) -> npt.NDArray[Any]:
@@ -395,6 +433,14 @@ class Pack:
 
         return to_torch(self)
 
+    def contents(self) -> dict[int, bytes]:
+        """The sections of the file by kind."""
+        section, found = ffi.new("td_section *"), {}
+        for kind in SECTIONS:
+            if lib.td_file_section(ffi.addressof(self.native, "file"), kind, section) == 0:
+                found[kind] = bytes(ffi.buffer(section.data, section.size))
+        return found
+
     def sections(self) -> dict[str, int]:
         """Bytes of the file by section, its header and table included."""
         sizes: dict[str, int] = {}
@@ -460,6 +506,8 @@ def pack(
     images: ImageOptions | None = None,
     lossy_bits: int | None = None,
     resolution: float | None = None,
+    keep_order: bool = False,
+    profile: str = "mcu",
     progress: Progress | None = None,
 ) -> Pack:
     """Packs a table, losslessly unless `replay`, `lossy_bits`, `resolution` or a quality of images is given.
@@ -469,21 +517,37 @@ def pack(
     "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
     integers, as a replay set; the method may then also be "random". `images`: rows are images, packed under these
     options and read back as pixels. `lossy_bits`: real numbers keep so many bits of their column's range; `resolution`:
-    they become multiples of it; what that changes is in the pack's schema.
+    they become multiples of it; what that changes is in the pack's schema. `keep_order`: row i of the pack is row i of
+    the table, at log2(rows) bits a row. `profile`: "mcu", or "archive" for a smaller pack that no board reads.
     Raises DataError when the rows or labels do not fit the model, or are not integers where they must be.
     """
+    if profile not in PROFILES:
+        raise UsageError(f"no profile {profile!r}; there are {' and '.join(PROFILES)}")
+    if keep_order and replay is not None:
+        raise UsageError("a replay set holds means of rows, which have no order to keep; leave either out")
     if images is not None and through is not None:
         raise UsageError("what is packed through a model are embeddings, not images; leave either out")
+    made = _pack_mcu(
+        table, through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
+    )
+    return made if profile == "mcu" else _archived(made)
+
+
+def _pack_mcu(
+    table: Table, through: Model | None, per_class: int, method: str, replay: int | None, seed: int,
+    images: ImageOptions | None, lossy_bits: int | None, resolution: float | None, keep_order: bool,
+    progress: Progress | None,
+) -> Pack:  # fmt: skip
     if through is not None:
         table = _embed(table, through, progress)
     if replay is not None:
         return _pack_replay(table, replay, method, seed, through, images)
     if images is not None:
-        return _encode_images(table, _groups(table, per_class, method), None, method, per_class, images)
+        return _encode_images(table, _groups(table, per_class, method), None, method, per_class, images, keep_order)
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
     meta: dict[str, Any] = {}
-    keep_order = overlap(table.windows)
-    if keep_order:
+    in_blocks = overlap(table.windows)
+    if in_blocks:
         table, cut = as_blocks(table)
         meta["windows"] = cut.as_map()
     schema = plan_fields(table, lossy)
@@ -493,11 +557,11 @@ def pack(
     bare = through is not None and not table.targets  # a board's rows, which need no description
     if schema != Schema.of_integers(stored.values.shape[1]) and not bare:
         meta["fields"] = schema.as_list()
-    if keep_order:
+    if in_blocks:
         group: Groups = np.zeros(len(stored), dtype=np.uint32)
     else:
         group = _groups(stored if schema.plain or method != "variance" else _to_one_scale(stored), per_class, method)
-    return _encode(stored, group, None, method, through, per_class, meta)
+    return _encode(stored, group, None, method, through, per_class, meta, keep_order=keep_order)
 
 
 def _groups(table: Table, per_class: int, method: str) -> Groups:
@@ -523,7 +587,13 @@ def _pack_replay(
 
 
 def _encode_images(
-    table: Table, group: Groups, weights: npt.NDArray[np.float64] | None, method: str, most: int, images: ImageOptions
+    table: Table,
+    group: Groups,
+    weights: npt.NDArray[np.float64] | None,
+    method: str,
+    most: int,
+    images: ImageOptions,
+    keep_order: bool = False,
 ) -> Pack:
     """Under the transforms that the options allow; the smallest pack. Its rows are read as pixels of the type given."""
     if table.targets:
@@ -532,7 +602,7 @@ def _encode_images(
     meta = {"fields": Schema((Field("x", type_name(table.values), shape),)).as_list()}
     tried = (
         _encode(Table(t.rows, table.labels, table.classes, table.source), group, weights, method, None, most, meta, t,
-                class_wise=images.class_wise)
+                class_wise=images.class_wise, keep_order=keep_order)
         for t in transforms(table, images)
     )  # fmt: skip
     return min(tried, key=lambda made: len(made.data))
@@ -607,6 +677,7 @@ def _encode(
     image: Transformed | None = None,
     *,
     class_wise: bool = True,
+    keep_order: bool = False,
 ) -> Pack:
     """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own.
 
@@ -639,6 +710,8 @@ def _encode(
         lib.TD_PACK_DATA: b"".join(blobs),
         lib.TD_PACK_SAMPLES: sample_starts(np.flatnonzero(begins), len(begins)),
     }
+    if keep_order:
+        sections.update(_order(np.concatenate(stored)))
     if weights is not None:
         sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
     if any(name != str(i) for i, name in enumerate(table.classes)):
@@ -649,6 +722,42 @@ def _encode(
     if meta:
         sections[lib.TD_PACK_META] = cbor2.dumps(meta)
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)
+
+
+def _order(stored: npt.NDArray[np.int64]) -> dict[int, bytes]:
+    """The section that says where each row is stored, when stored[i] is i-th in the file; none if that is in order."""
+    n, n_bits = len(stored), (len(stored) - 1).bit_length()
+    positions = np.empty(n, dtype=np.int64)
+    positions[stored] = np.arange(n)
+    if np.array_equal(stored, np.arange(n)):
+        return {}
+    bits = (positions[:, None] >> np.arange(n_bits) & 1).astype(np.uint8)
+    return {lib.TD_PACK_ORDER: np.packbits(bits.ravel(), bitorder="little").tobytes()}
+
+
+def _archived(made: Pack) -> Pack:
+    """The same pack as an archive."""
+    native, sections = made.native, made.contents()
+    starts = np.zeros(int(native.n_rows), dtype=bool)
+    first, count = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    for sample in range(made.n_samples):
+        check(lib.td_pack_sample_rows(native, sample, first, count), f"rows of sample {sample}")
+        starts[first[0]] = True
+    labels, counts = made._label_runs()
+    coded = archive_rows(made.stored(slice(None)), np.repeat(labels, counts), starts)
+    header, parts = ffi.new("td_part_header *", {"n_bases": 1, "flags": lib.TD_PART_ARCHIVE}), b""
+    for label, n in zip(labels.tolist(), counts.tolist(), strict=True):
+        header.n_rows, header.label = n, label
+        record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
+        lib.td_encode_part_record(header, record)
+        parts += bytes(ffi.buffer(record))
+    sections.pop(lib.TD_PACK_ORDER, None)
+    if native.order != ffi.NULL or made._cut is not None:
+        given = np.empty(len(starts), dtype=np.int64)  # which row each stored one was
+        given[made._positions()] = np.arange(len(starts))
+        sections.update(_order(given[coded.order]))
+    sections.update({lib.TD_PACK_PARTS: parts, lib.TD_PACK_DATA: coded.data})
+    return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=made.source)
 
 
 def _value_type(low: int, high: int) -> int:

@@ -24,6 +24,9 @@ static bool read_all(td_pack *pack)
     uint32_t d = pack->n_features, label;
     float weight;
     td_unpacker u;
+    static uint64_t block[1u << 21];
+    if (td_pack_archive_size(pack) > sizeof block) return true;
+    if (pack->archive && td_pack_attach(pack, block, sizeof block) != TD_OK) return false;
     if (d > MAX_FEATURES || (uint64_t)pack->n_rows * d > MAX_VALUES) return true; /* absurd, but sound */
     for (uint32_t i = 0; i < pack->n_rows; i++) {
         if (td_pack_row(pack, i, row, &label) != TD_OK || label >= pack->n_classes) return false;

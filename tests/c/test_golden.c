@@ -38,7 +38,7 @@ static uint32_t encode(td_pack *pack)
     uint32_t crc = 0, n = pack->n_rows, d = pack->n_features, label;
     if (pack->image) {
         for (uint32_t i = 0; i < n; i++) {
-            if (td_pack_row(pack, i, row, &label) != TD_OK) return 0;
+            if (td_pack_stored_row(pack, i, row, &label) != TD_OK) return 0;
             td_image_forward(pack->image, row);
             for (uint32_t f = 0; f < d; f++) crc = crc_of(crc, (uint32_t)row[f]);
         }
@@ -46,7 +46,7 @@ static uint32_t encode(td_pack *pack)
     }
     if (n > MAX_ROWS || n * d > MAX_VALUES || 2u * d * pack->width > MAX_ORDER) return 0;
     for (uint32_t i = 0; i < n; i++) {
-        if (td_pack_row(pack, i, row, NULL) != TD_OK) return 0;
+        if (td_pack_stored_row(pack, i, row, NULL) != TD_OK) return 0;
         for (uint32_t f = 0; f < d; f++) rows[i * d + f] = (uint32_t)row[f] - (uint32_t)pack->minimum;
     }
     for (uint32_t method = 0; method < 2; method++) {

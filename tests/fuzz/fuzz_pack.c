@@ -103,7 +103,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (td_pack_open(&pack, bytes, (uint32_t)size) == TD_OK && (uint64_t)pack.n_rows * pack.n_features < MAX_VALUES) {
         int32_t *row = malloc(pack.n_features * sizeof *row);
         float *values = malloc(pack.n_features * sizeof *values);
-        require(row && values);
+        uint32_t archived = td_pack_archive_size(&pack);
+        void *block = malloc(archived ? archived : 1u);
+        require(row && values && block && (archived != 0) == (pack.archive != NULL));
+        require(td_pack_attach(&pack, block, archived) == (archived ? TD_OK : TD_E_STATE));
         read_rows(&pack, row);
         read_cached(&pack, row);
         unpack(&pack, row);
@@ -111,6 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             read_samples(&pack, row, values);
             draw(&pack, row, values);
         }
+        free(block);
         free(values);
         free(row);
     }
