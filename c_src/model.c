@@ -672,7 +672,7 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
 static void fill_state(const td_model *model, uint8_t *arena, uint32_t index, int value)
 {
     const uint8_t *record = tensor_record(model, index);
-    memset(arena + td_get32(record), value, tensor_bytes(record));
+    memset(arena + td_get32(record), value, (size_t)tensor_bytes(record));
 }
 
 int td_model_reset(const td_model *model, uint8_t *arena, uint32_t arena_size)

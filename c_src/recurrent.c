@@ -139,7 +139,7 @@ static int32_t gate_input(const lstm *l, int32_t gate, int32_t cell, const int8_
     uint32_t from_x = dot(x, 0, w + cell * l->n_in, l->n_in, td_get32(biases));
     uint32_t from_h = dot(h, 0, w + l->n * l->n_in + cell * l->n, l->n, td_get32(biases + 4 * l->n));
     int32_t sum = saturated(scaled(l, (int32_t)from_x, 2 * gate));
-    int32_t more = within(scaled(l, (int32_t)from_h, 2 * gate + 1), -(1 << 17), 1 << 17); /* so that the sum fits */
+    int32_t more = within(scaled(l, (int32_t)from_h, 2 * gate + 1), -((int32_t)1 << 17), (int32_t)1 << 17); /* so that the sum fits */
     return saturated(sum + more);
 }
 
