@@ -228,7 +228,9 @@ def _inspect(options: argparse.Namespace) -> None:
         from .plots import draw_plan
 
         title = f"{Path(options.pack).name}: {len(opened):,} rows x {opened.n_features}, {len(opened.data):,} bytes"
-        atomic_write(options.plot, draw_plan(plan.entropy.tolist(), plan.base.tolist(), plan.key.tolist(), title))
+        atomic_write(
+            options.plot, draw_plan(plan.entropy.tolist(), plan.base.tolist(), plan.key.tolist(), opened.names, title)
+        )
     facts = {
         **opened.facts(), "sections": opened.sections(), "sizes": sizes, "plot": options.plot,
         "plan": {"entropy": plan.entropy.round(4).tolist(), "base": plan.base.round(4).tolist(),

@@ -52,12 +52,13 @@ def draw_curves(budgets: Sequence[int], curves: Mapping[str, Sequence[float]], a
 
 
 def draw_plan(
-    entropy: Sequence[Sequence[float]], base: Sequence[Sequence[float]], key: Sequence[Sequence[float]], title: str
-) -> bytes:
+    entropy: Sequence[Sequence[float]], base: Sequence[Sequence[float]], key: Sequence[Sequence[float]],
+    names: Sequence[str], title: str,
+) -> bytes:  # fmt: skip
     """A bit plan as a PNG: a row a feature, a column a bit, most significant first.
 
-    `entropy`, `base`, `key`: (features, bits), as in `inspection.BitPlan`. Colour is entropy; a frame marks the bits of
-    the base, a dot those that the key names.
+    `entropy`, `base`, `key`: (features, bits), as in `inspection.BitPlan`; `names` of the features. Colour is
+    entropy; a frame marks the bits of the base, a dot those that the key names.
     """
     plt = _pyplot()
     n, width = len(entropy), len(entropy[0])
@@ -72,6 +73,8 @@ def draw_plan(
                 axes.plot(bit, f, ".", color=FULL, markersize=4)
     axes.set_xticks(range(width), [str(width - 1 - bit) for bit in range(width)], fontsize=7)
     axes.set_xlabel("bit" + (" (framed: base; dot: key)" if n <= DETAILED else ""))
+    if n <= DETAILED // 2:
+        axes.set_yticks(range(n), [name[:24] for name in names], fontsize=7)
     axes.set_ylabel("feature")
     axes.set_title(title, fontsize=10)
     return _png(plt, figure)

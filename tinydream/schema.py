@@ -314,6 +314,9 @@ class _CodePlanner:
                     return
             values = np.ascontiguousarray(values).view(np.int64)
         low, high = int(values.min()), int(values.max())
+        if self.plain and np.can_cast(values.dtype, np.int32):
+            self._widen(low, high)
+            return  # stored as they are, whatever they have in common
         start = low if self.low is None else self.low
         if self.step != 1:
             distances = _patterns(values) - np.uint64(start % 2**64)
