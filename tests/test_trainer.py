@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import convert
 from test_train import QUICK, Steps, Tail, embedded, tails, trainer, unpack
 
 from tinydream._native import ffi, lib
+from tinydream.compiler import compile_model
 from tinydream.errors import CoreError, DataError, UsageError
+from tinydream.packs import pack
+from tinydream.table import table_from_arrays
 from tinydream.train import TrainConfig, Trainer, for_board, rates
+from tinydream.writeback import write_back
 
 LOSSES = {"cross-entropy": lib.TD_LOSS_CROSS_ENTROPY, "mean-square": lib.TD_LOSS_MEAN_SQUARE}
 OPTIMIZERS = {"sgd": lib.TD_OPTIMIZER_SGD, "momentum": lib.TD_OPTIMIZER_MOMENTUM, "adam": lib.TD_OPTIMIZER_ADAM}
@@ -229,6 +234,32 @@ def test_a_whole_run_is_keras(optimizer: str, loss: str, clip: str) -> None:
     for w, b, (_, _, relu) in zip(theirs.variables[::2], theirs.variables[1::2], tail.layers, strict=True):
         x = np.maximum(x @ w.numpy().T + b.numpy(), 0 if relu else -np.inf)
     np.testing.assert_allclose(ours.outputs(rows), x, rtol=1e-3, atol=1e-4)
+
+
+def regressor(keras: Any) -> Any:
+    inputs = keras.Input((16,), batch_size=1)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dense(12, activation="relu")(inputs)))
+
+
+def test_real_labels_train_a_regression_to_a_tflite() -> None:
+    """From a pack with real labels, through batches of Adam, to what LiteRT makes of the requantised model."""
+    tflite = convert(regressor, 0)
+    model, random = compile_model(tflite), np.random.default_rng(0)
+    x = random.normal(size=(200, 16)).astype(np.float32)
+    real = model.embedding_scale * (model.embed(model.quantise(x)).astype(float) - model.embedding_zero_point)
+    y = (real @ random.normal(size=(12, 2)) * 0.5 + [1.0, -2.0]).astype(np.float32)
+    packed = pack(table_from_arrays(x, y), through=model)
+    with pytest.raises(DataError, match=r"labels are no classes.*fit\(pack"):
+        Trainer(model, packed)
+    config = TrainConfig(loss="mean-square", optimizer="adam", batch=20, epochs=60, learning_rate=0.1, final_rate=1e-3)
+    ours = Trainer(model, None, config=config)
+    losses = [ours.fit(packed[:], packed.labels, rate=float(rate)) for rate in rates(config)]
+    assert losses[-1] < 1e-3 * np.var(y) < losses[0]
+    np.testing.assert_allclose(ours.outputs(packed[:]), packed.labels, atol=0.2)
+    tuned = write_back(tflite, model, ours.parameters, ours.logit_range(packed[:]))
+    whole = compile_model(tuned, whole=True)
+    found = whole.dequantise(whole.embed(whole.quantise(x)).reshape(-1, 2))
+    assert np.abs(found - y).max() < 0.06 * np.ptp(y)
 
 
 def test_a_fit_of_wrong_shapes_is_refused() -> None:

@@ -243,10 +243,16 @@ class Trainer:
         *_, last = self.epochs()
         return last
 
-    def logit_range(self) -> tuple[float, float]:
-        """Smallest and largest logit over the training data as the tail stands, for its requantisation."""
+    def logit_range(self, embeddings: npt.NDArray[np.integer[Any]] | None = None) -> tuple[float, float]:
+        """Smallest and largest output over the training data, or these rows, as the tail stands; 0 counts as seen.
+
+        For its requantisation (`write_back`).
+        """
         lib.td_trainer_reset_range(self._trainer)
-        self._pass(self._last)
+        if embeddings is None:
+            self._pass(self._last)
+        else:
+            self.predict(embeddings)
         return float(self._trainer.logit_min), float(self._trainer.logit_max)
 
     def predict(self, embeddings: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
@@ -345,6 +351,11 @@ def check_held(config: TrainConfig, n_held: int) -> None:
 
 def check_pack(model: Model, pack: Pack) -> None:
     """Raises DataError when the pack's rows are not embeddings of this model or its labels are not its classes."""
+    if pack.schema.labels:
+        raise DataError(
+            f"{pack.source}: its labels are no classes, and this trains classes only. On a computer, "
+            'Trainer(model, None, config=TrainConfig(loss="mean-square")).fit(pack[:], pack.labels) trains on them'
+        )
     if pack.n_features != model.embedding_size:
         raise DataError(
             f"{pack.source}: {pack.n_features} values a row, but the model has {model.embedding_size} at its cut; "
