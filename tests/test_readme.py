@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinydream import litert, table
+from tinydream import litert, sources
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def test_the_commands(folder: Path) -> None:
     before, after, again = accuracies
     assert before == round(100 * result["acc_before"], 1) and after == round(100 * result["acc_after"], 1)
     assert after > before
-    tuned, test = (folder / "tuned.tflite").read_bytes(), table.read(folder / "demo" / "test.npz")
+    tuned, test = (folder / "tuned.tflite").read_bytes(), sources.read(folder / "demo" / "test.npz")
     by_litert = float((litert.classify(tuned, test.values) == test.labels).mean())
     assert abs(100 * by_litert - again) < 3  # int8 tail in LiteRT, f32 tail on the board
 
