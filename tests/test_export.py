@@ -208,6 +208,36 @@ def test_mlperf_tiny(name: str) -> None:
     assert train(**sample)["loss"] > train(**sample)["loss"]
 
 
+def float_chain(activation: str) -> bytes:
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((12,), batch_size=1)
+    x = keras.layers.Dense(9, activation=activation)(keras.layers.Dense(10, activation="tanh")(inputs))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(inputs, keras.layers.Dense(4)(x)))
+    return bytes(converter.convert())
+
+
+def test_a_float_model_trains_too() -> None:
+    tflite = float_chain("relu")
+    model = compile_model(tflite, 2)
+    made = interpreter(td.export_trainable(model, tflite))
+    first, random = td.Trainer(model, None).parameters, np.random.default_rng(0)
+    x, y, weight = random.normal(size=(6, 12)).astype(np.float32), random.integers(0, 4, 6), np.full(6, 2, np.float32)
+    embed, save = made.get_signature_runner("embed"), made.get_signature_runner("save")
+    embeddings = np.concatenate([embed(x=row[None])["embedding"] for row in x])
+    np.testing.assert_allclose(embeddings, model.dequantise(model.embed(x)), atol=1e-6)
+    logits = made.get_signature_runner("infer")(x=x[:1])["logits"]
+    np.testing.assert_allclose(logits, forward(model, first, embeddings[:1])[-1], atol=1e-5)
+    made.get_signature_runner("train")(x=embeddings, y=y.astype(np.int32), weight=weight, learning_rate=np.float32(0.3))
+    saved = save()
+    got = np.concatenate([saved[f"{kind}_{i}"].ravel() for i in range(2) for kind in ("weights", "biases")])
+    fall = batch_gradient(model, first.astype(np.float64), embeddings, y, weight)
+    assert np.abs(fall).max() > 0.05
+    np.testing.assert_allclose(got, first - 0.3 * fall, atol=1e-5)
+
+
 def test_batches_where_the_source_takes_them() -> None:
     """The shapes of its reshapes are then computed, by operators that are none of ours."""
     tflite = demo_model(batch=None)
@@ -240,6 +270,10 @@ def test_refusals() -> None:
         td.export_trainable(run.model, run.tflite + b"x")
     with pytest.raises(UnsupportedModelError, match="nothing of it trains"):
         td.export_trainable(compile_model(run.tflite, whole=True), run.tflite)
+    for make, cut in ((demo_model, 2), (lambda: float_chain("tanh"), 2)):
+        tflite = make()
+        with pytest.raises(UnsupportedModelError, match="chain of dense layers"):
+            td.export_trainable(compile_model(tflite, cut), tflite)
     graph = run.model.graph
     custom = dataclasses.replace(graph.operators[0], name="CUSTOM:FlexAdd")
     changed = dataclasses.replace(graph, operators=(custom, *graph.operators[1:]))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ._native import lib
 from .errors import FormatError, UnsupportedModelError
 from .graph import Graph
 from .train import Trainer
@@ -41,10 +42,11 @@ def export_trainable(model: Model, tflite: bytes) -> bytes:
         raise FormatError("export_trainable: these bytes are not the .tflite that the model was compiled from")
     if not model.tail:
         raise UnsupportedModelError("this model was compiled whole: nothing of it trains. Compile it with a cut")
-    if not model.is_dense or model.output_dtype != np.dtype(np.int8):
+    functions = {int(lib.TD_ACT_NONE), int(lib.TD_ACT_RELU)}
+    if not model.is_dense or any(layer.activation not in functions for layer in model.tail):
         raise UnsupportedModelError(
-            "only a chain of dense layers behind an int8 tensor, all of which learns, can be exported. Compile the "
-            "model with a later cut; a board trains other tails too"
+            "only a chain of dense layers, with a RELU or nothing behind each, all of which learns, can be exported. "
+            "Compile the model with a later cut; a board trains other tails too"
         )
     for operator in model.graph.operators:
         if operator.name.startswith("CUSTOM"):
