@@ -9,7 +9,7 @@ import sys
 import pytest
 from models import PROJECT
 
-SCRIPTS = ("codec.py", "device.py", "images.py", "personalise.py", "reader.py")
+SCRIPTS = ("codec.py", "device.py", "images.py", "linear.py", "personalise.py", "reader.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,0 +1,77 @@
+"""Packing, opening and decoding take work in proportion to rows and to features: counted, not timed.
+
+The core is built once more with a call at each of its basic blocks (-fsanitize-coverage=trace-pc), which counts them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COUNTER = "unsigned long long n_blocks; void __sanitizer_cov_trace_pc(void) { n_blocks++; }"
+COUNT = """
+import ctypes, json, sys
+counter = ctypes.CDLL("./counter.so", ctypes.RTLD_GLOBAL)
+n_blocks = ctypes.c_ulonglong.in_dll(counter, "n_blocks")
+import numpy as np
+from tinydream.packs import Pack, pack
+from tinydream.table import table_from_arrays
+
+def counted(call):
+    before = n_blocks.value
+    result = call()
+    return n_blocks.value - before, result
+
+def work(n_rows, n_features, n_labels):
+    random = np.random.default_rng(0)
+    rows = np.clip(random.normal(0, 20, (n_rows, n_features)), -128, 127).astype(np.int8)
+    table = table_from_arrays(rows, np.arange(n_rows) % n_labels)
+    packing, made = counted(lambda: pack(table))
+    opening, opened = counted(lambda: Pack(made.data))
+    decoding, _ = counted(opened.decode)
+    return {"pack": packing, "open": opening, "decode": decoding}
+
+print(json.dumps([work(*sizes) for sizes in json.loads(sys.argv[1])]))
+"""
+ROWS = [(20_000, 6, 1), (80_000, 6, 1)]
+FEATURES = [(600, 64, 1), (600, 256, 1)]
+WIDE = [(17_000, 48, 1), (17_000, 192, 1)]  # of a large table
+CLASSES = [(20_000, 6, 8), (80_000, 6, 32)]  # as many rows a part
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int, int], dict[str, int]]:
+    folder = tmp_path_factory.mktemp("linear")
+    for name in ("c_src", "tinydream"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "*.o", "_core.c", "__pycache__")
+        )
+    (folder / "counter.c").write_text(COUNTER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "counter.c", "-o", "counter.so"], cwd=folder, check=True)
+    environment = {**os.environ, "CFLAGS": "-fsanitize-coverage=trace-pc", "PYTHONPATH": str(folder), "CC": "gcc"}
+    done = subprocess.run(
+        [sys.executable, "c_src/build_ffi.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = [*ROWS, *FEATURES, *WIDE, *CLASSES]
+    command = [sys.executable, "-c", COUNT, json.dumps(sizes)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(sizes, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [ROWS, FEATURES, WIDE, CLASSES], ids=["rows", "features", "wide", "classes"])
+def test_four_times_as_much_takes_about_four_times_the_work(
+    counts: dict[tuple[int, int, int], dict[str, int]], sizes: list[tuple[int, int, int]]
+) -> None:
+    small, large = (counts[size] for size in sizes)
+    assert min(small.values()) > 1000  # the counter is wired in
+    for what in small:
+        assert large[what] / small[what] < 6, (what, small[what], large[what])
