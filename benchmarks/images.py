@@ -50,14 +50,19 @@ def photographs(side: int) -> Table:
 SETS: dict[str, Callable[[], Table]] = {
     "digits": digits, "photo8": lambda: photographs(8), "photo16": lambda: photographs(16)
 }  # fmt: skip
+BOTH = ImageOptions(colour=True, dct=True)
 STEPS = {
-    "raw, one plan": ImageOptions(colour=False, dct=False, class_wise=False),
-    "+ colour": ImageOptions(colour=True, dct=False, class_wise=False),
-    "+ DCT": ImageOptions(colour=True, dct=True, class_wise=False),
-    "+ class-wise": ImageOptions(colour=True, dct=True),
-    "smallest": ImageOptions(),
-    "quality 90": ImageOptions(quality=90),
-    "quality 50": ImageOptions(quality=50),
+    "raw, one plan": (ImageOptions(colour=False, dct=False, class_wise=False), "mcu"),
+    "+ colour": (ImageOptions(colour=True, dct=False, class_wise=False), "mcu"),
+    "+ DCT": (ImageOptions(colour=True, dct=True, class_wise=False), "mcu"),
+    "+ class-wise": (BOTH, "mcu"),
+    "smallest": (ImageOptions(), "mcu"),
+    "quality 90": (ImageOptions(quality=90), "mcu"),
+    "quality 50": (ImageOptions(quality=50), "mcu"),
+    "archive, raw": (ImageOptions(colour=False, dct=False), "archive"),
+    "+ colour, archived": (ImageOptions(colour=True, dct=False), "archive"),
+    "+ DCT, archived": (BOTH, "archive"),
+    "quality 90, archived": (ImageOptions(quality=90), "archive"),
 }
 
 
@@ -86,10 +91,10 @@ def check(made: Pack, table: Table) -> None:
 def measure(table: Table) -> str:
     raw = table.values.tobytes() + table.labels.astype(np.uint8).tobytes()
     cells = []
-    for options in STEPS.values():
+    for options, profile in STEPS.values():
         if options.colour and table.values.ndim == 3:
             options = ImageOptions(False, options.dct, options.class_wise)
-        made = pack(table, images=options)
+        made = pack(table, images=options, profile=profile)
         if made.psnr is None:
             check(made, table)
         cells.append(f"{len(made.data) / len(raw):.3f}" + ("" if made.psnr is None else f" ({made.psnr:.1f} dB)"))
