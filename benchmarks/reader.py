@@ -85,8 +85,9 @@ def on_host(made: Pack, n_samples: int) -> tuple[int, int]:
     for i in range(N_RANDOM):
         state = lib.td_random(state)
         numbers[i] = state * len(made) >> 32
-    rows = zlib.crc32(made[numbers].tobytes(), zlib.crc32(made[:].tobytes()))
-    condensed, samples = made.condensed, 0
+    stored = made.decode(out=np.empty((len(made), made.n_features), np.int32))  # as a board reads: 32 bits a value
+    rows = zlib.crc32(stored[numbers].tobytes(), zlib.crc32(stored.tobytes()))
+    condensed, samples = made.board_samples(), 0
     for i in range(n_samples):
         samples = zlib.crc32(condensed.values[i].astype("<f4").tobytes(), samples)
         samples = zlib.crc32(condensed.labels[i].astype("<u4").tobytes(), samples)
