@@ -336,6 +336,9 @@ static uint32_t type_bits(uint32_t value_type)
     return value_type == TD_VALUE_I32 ? 32u : value_type <= TD_VALUE_U8 ? 8u : 16u;
 }
 
+/* f32 numbers that are not negative are in the order of their bits, NaN above all: no routine has to compare them. */
+static const uint32_t BITS_OF_1E30 = 0x7149F2CAu, BITS_OF_1E_6 = 0x358637BDu, BITS_OF_MINUS_0 = 0x80000000u;
+
 static int read_schema(td_pack *pack)
 {
     td_section schema;
@@ -360,7 +363,7 @@ static int read_schema(td_pack *pack)
         pack->n_features == 0 || pack->n_features > TD_MAX_FEATURES || pack->n_classes == 0 ||
         pack->n_classes > TD_MAX_CLASSES || pack->n_parts == 0 || pack->width == 0 || pack->width > TD_MAX_WIDTH)
         return TD_E_FORMAT;
-    if (!(pack->scale > 0.0f) || pack->scale > 1e30f) return TD_E_FORMAT; /* also refuses NaN */
+    if (td_get32(p + 20) - 1u >= BITS_OF_1E30) return TD_E_FORMAT; /* 0, above 1e30, negative, NaN */
     return read_image(pack, td_get32(p + 32) != 0);
 }
 
@@ -528,12 +531,14 @@ static int check_samples(td_pack *pack)
     pack->weights = weights.data;
     pack->total_weight = 0.0f;
     for (uint32_t i = 0; i < pack->n_samples; i++) {
-        float weight = td_get_f32(weights.data + 4u * (size_t)i);
-        if (!(weight >= 0.0f) || weight > 1e30f) return TD_E_FORMAT;
-        pack->total_weight += weight;
+        uint32_t bits = td_get32(weights.data + 4u * (size_t)i);
+        if (bits > BITS_OF_1E30 && bits != BITS_OF_MINUS_0) return TD_E_FORMAT;
+        pack->total_weight += td_get_f32(weights.data + 4u * (size_t)i);
     }
     /* The sampler divides by it: the quotient must stay finite. */
-    return pack->total_weight >= 1e-6f && pack->total_weight < 1e30f ? TD_OK : TD_E_FORMAT;
+    uint32_t total;
+    memcpy(&total, &pack->total_weight, sizeof total);
+    return total >= BITS_OF_1E_6 && total < BITS_OF_1E30 ? TD_OK : TD_E_FORMAT;
 }
 
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
@@ -814,11 +819,13 @@ int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, u
 int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight)
 {
     uint32_t first, count;
+    /* Added, and negated as an integer: so boards need no routine for differences of floats. */
+    float minus_zero = pack->zero_point == INT32_MIN ? 2147483648.0f : (float)-pack->zero_point;
     int status = td_pack_sample_rows(pack, sample, &first, &count);
     for (uint32_t i = 0; status == TD_OK && i < count; i++) {
         status = td_pack_stored_row(pack, first + i, row, label);
         for (uint32_t f = 0; status == TD_OK && f < pack->n_features; f++) {
-            float value = (float)row[f] - (float)pack->zero_point;
+            float value = (float)row[f] + minus_zero;
             values[f] = i == 0 ? value : values[f] + value;
         }
     }
