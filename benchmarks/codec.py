@@ -131,7 +131,9 @@ def measure(table: Table) -> str:
 
     return " | ".join((
         f"| {table.source}, {len(table):,} x {table.flat().shape[1]}", share(published_size(table)),
-        share(published_size(table, method="greedygd")), share(len(made.data)), share(len(by_zstd)), share(len(by_xz)),
+        share(published_size(table, method="greedygd")), share(len(made.data)),
+        share(len(pack(table, keep_order=True).data)), share(len(pack(table, profile="archive").data)),
+        share(len(by_zstd)), share(len(by_xz)),
         f"{pack_time:.3f} s", f"{zstd_time:.3f} s",
         f"{xz_time:.3f} s", f"{zstd_time / pack_time:.1f}", f"{len(raw) / decode_time / 1e6:.0f} MB/s",
         f"{len(raw) / zstd_decode_time / 1e6:.0f} MB/s", f"{1e9 * random_row_time(made):.0f} ns",
@@ -150,9 +152,9 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--readme", type=Path, help="put the table between the marks of this file")
     options = parser.parse_args()
-    lines = ["| set | EntroGD | GreedyGD | ours | zstd -19 | xz -6 | pack | zstd -19 | xz -6 "
+    lines = ["| set | EntroGD | GreedyGD | ours | order kept | archive | zstd -19 | xz -6 | pack | zstd -19 | xz -6 "
              "| times faster than zstd -19 | decode all | zstd decode | random row "
-             "| configure ours | EntroGD | GreedyGD |", "|" + "---|" * 16]  # fmt: skip
+             "| configure ours | EntroGD | GreedyGD |", "|" + "---|" * 18]  # fmt: skip
     print("\n".join(lines))
     for name in options.sets:
         lines.append(measure(SETS[name]()))

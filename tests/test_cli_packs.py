@@ -114,6 +114,19 @@ def test_verify_says_what_else_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert "cannot be read" in run(capsys, "verify", str(tmp_path / "gone.tdz"), code=1)
 
 
+def test_pack_keeps_order_and_archives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.random.default_rng(3).integers(0, 9, (60, 3)).astype(np.int16)
+    source, target, back = (str(tmp_path / name) for name in ("x.npz", "x.tdz", "back.npz"))
+    np.savez(source, x=rows, y=np.arange(60) % 4)
+    run(capsys, "pack", source, "--keep-order", "--profile", "archive", "-o", target)
+    made = open_pack(target)
+    assert made.profile == "archive" and np.array_equal(made[:], rows) and made.labels.tolist() == [0, 1, 2, 3] * 15
+    assert run(capsys, "inspect", target, "--no-compare")["profile"] == "archive"
+    run(capsys, "verify", target)
+    run(capsys, "unpack", target, "-o", back)
+    assert np.array_equal(np.load(back)["x"], rows)
+
+
 def test_cat(capsys: pytest.CaptureFixture[str]) -> None:
     opened, numbers = open_pack(GOLDEN / "masks.tdz"), [3, 39, 10, 11, 39]
     told = run(capsys, "cat", str(GOLDEN / "masks.tdz"), "--rows", "3,-1,10:12,39")
