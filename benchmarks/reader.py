@@ -2,12 +2,11 @@
 
     python benchmarks/reader.py [--sets watch8 ...] [--json FILE] [--readme README.md]
 
-The programs are those of benchmarks/emulated.py with benchmarks/reader.c: Cortex-M0 code at -Os. All rows of a set lie
-in the emulated flash. A row in order is the mean over all rows, from the first to the last; a row at random is the mean
-of 4,096, drawn from all. Both include the caller's loop. What the board read (values, samples, labels, weights) must be
-what the host reads. RAM is td_pack, a row, the
-cache, and the deepest stack of open, row and sample. Code is what the linker
-keeps of the core and of the compiler's routines (soft float) for these three.
+The programs are those of benchmarks/emulated.py with benchmarks/reader.c: Cortex-M0 code, at -O2 as the firmware builds
+the reader. All rows of a set lie in the emulated flash. A row in order is the mean over all rows, from the first to the
+last; a row at random is the mean of 4,096, drawn from all. Both include the caller's loop. What the board read (values,
+samples, labels, weights) must be what the host reads. RAM is td_pack, a row, the cache, and the deepest stack of open,
+row and sample. Code is what the linker keeps of the core and of the compiler's routines (soft float) for these, at -Os.
 """
 
 from __future__ import annotations
