@@ -461,6 +461,17 @@ class Pack:
         atomic_write(Path(path), self.data)
 
 
+def _array_names(fields: Sequence[Field]) -> list[str]:
+    """Names of a structured array: an empty one, which NumPy would replace by its own, becomes underscores.
+
+    Repeated names cannot be: a schema refuses them.
+    """
+    spare = "_"
+    while any(field.name == spare for field in fields):
+        spare += "_"
+    return [field.name or spare for field in fields]
+
+
 def _joined(fields: Sequence[Field], found: Sequence[tuple[Any, Any]]) -> Any:
     """Rows of all columns as one array."""
     masked = any(missing is not None for _, missing in found)
@@ -470,17 +481,17 @@ def _joined(fields: Sequence[Field], found: Sequence[tuple[Any, Any]]) -> Any:
     types = {field.numpy_type for field in fields}
     if not masked and len(types) == 1 and types != {np.dtype(object)}:
         return np.stack([values for values, _ in found], axis=1)
-    # Repeated names cannot be: a schema refuses them.
-    kind = np.dtype([(field.name, field.numpy_type, field.shape) for field in fields])
+    names = _array_names(fields)
+    kind = np.dtype([(name, field.numpy_type, field.shape) for name, field in zip(names, fields, strict=True)])
     rows = np.empty(len(found[0][0]), dtype=kind)
-    for field, (values, _) in zip(fields, found, strict=True):
-        rows[field.name] = values
+    for name, (values, _) in zip(names, found, strict=True):
+        rows[name] = values
     if not masked:
         return rows
     mask: Any = np.zeros(len(rows), dtype=np.ma.make_mask_descr(kind))
-    for field, (_, missing) in zip(fields, found, strict=True):
+    for name, (_, missing) in zip(names, found, strict=True):
         if missing is not None:
-            mask[field.name] = missing
+            mask[name] = missing
     return np.ma.MaskedArray(rows, mask)
 
 
