@@ -99,6 +99,39 @@ void td_combine(const td_op *op, const td_tensor *a, const td_tensor *b, const t
     }
 }
 
+/* ------------------------------------------------- integers and real numbers */
+
+/* To nearest, halves away from zero, between low and high (which are far below 2^24); NaN is low. */
+static int32_t rounded(float value, int32_t low, int32_t high)
+{
+    if (!(value > (float)low)) return low;
+    if (value >= (float)high) return high;
+    int32_t whole = (int32_t)value;
+    float rest = value - (float)whole;
+    return whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
+}
+
+void td_convert(const td_op *op, const td_tensor *in, const td_tensor *out)
+{
+    float scale = td_get_f32((const uint8_t *)op->weights);
+    int32_t n = volume(out), zero_point = td_get_i32((const uint8_t *)op->weights + 4);
+    const int16_t *in16 = (const int16_t *)(const void *)in->data;
+    const float *real = (const float *)(const void *)in->data;
+    for (int32_t i = 0; i < n; i++) {
+        if (out->type == TD_FLOAT32) {
+            int32_t value = in->type == TD_INT8 ? in->data[i] : in16[i];
+            ((float *)(void *)out->data)[i] = scale * (float)(value - zero_point);
+            continue;
+        }
+        int32_t value = rounded(real[i] / scale, op->min - zero_point, op->max - zero_point) + zero_point;
+        if (out->type == TD_INT8) {
+            out->data[i] = (int8_t)value;
+        } else {
+            ((int16_t *)(void *)out->data)[i] = (int16_t)value;
+        }
+    }
+}
+
 /* ------------------------------------------------------------------ copies */
 
 static int32_t box(const td_op *op, int32_t field)

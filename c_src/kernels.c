@@ -303,19 +303,24 @@ void td_add(const td_op *op, const td_tensor *a, const td_tensor *b, const td_te
     }
 }
 
-/* Mean over height and width: the division is part of the multiplier, the zero point of the bias. */
+/* Mean over the positions of each row of the output: the division is part of the multiplier, the zero point of the bias. */
 void td_mean(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
     td_channel of = channel(op, 0, 1);
-    int32_t n = in->h * in->w;
-    for (int32_t c = 0; c < in->c; c++) {
-        uint32_t sum = of.bias;
-        const int8_t *from = in->data + c;
-        for (int32_t i = 0; i < n; i++) {
-            int32_t value = *from;
-            sum += (uint32_t)value;
-            from += in->c;
+    int32_t n = in->h * in->w / out->h;
+    const int8_t *row = in->data;
+    int8_t *to = out->data;
+    for (int32_t y = 0; y < out->h; y++) {
+        for (int32_t c = 0; c < in->c; c++) {
+            uint32_t sum = of.bias;
+            const int8_t *from = row + c;
+            for (int32_t i = 0; i < n; i++) {
+                int32_t value = *from;
+                sum += (uint32_t)value;
+                from += in->c;
+            }
+            *to++ = finish(op, &of, sum);
         }
-        out->data[c] = finish(op, &of, sum);
+        row += n * in->c;
     }
 }

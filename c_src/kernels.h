@@ -23,7 +23,8 @@ enum td_op_kind {
     TD_OP_LOGISTIC = 15,        /* int16 only */
     TD_OP_TANH = 16,            /* int16 only */
     TD_OP_SVDF = 17,            /* these two keep a state from run to run */
-    TD_OP_LSTM = 18
+    TD_OP_LSTM = 18,
+    TD_OP_CONVERT = 19          /* integers to f32, or f32 to integers */
 };
 
 /* The box of a COPY, as it lies in the data section: 14 i32. */
@@ -78,6 +79,8 @@ void td_combine(const td_op *op, const td_tensor *a, const td_tensor *b, const t
 void td_copy(const td_op *op, const td_tensor *in, const td_tensor *out);
 /* TD_OP_FILL; of types wider than int8 with zero. */
 void td_fill(const td_op *op, const td_tensor *out);
+/* TD_OP_CONVERT. Weights: f32 scale and i32 zero point of the integers. */
+void td_convert(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_table(const td_op *op, const td_tensor *in, const td_tensor *out);
 void td_softmax(const td_op *op, const td_tensor *in, const td_tensor *out);
 

@@ -398,20 +398,25 @@ static void down_pool(const td_op_f32 *op, const td_map *in, const td_map *gradi
 /* Over height and width. */
 static void mean(const td_op_f32 *op, const td_map *in, const td_map *out)
 {
-    int32_t n = in->h * in->w;
-    for (int32_t c = 0; c < in->c; c++) {
-        float sum = 0.0f;
-        const float *from = in->data + c;
-        for (int32_t i = 0; i < n; i++, from += in->c) sum += *from;
-        out->data[c] = activated(op, sum / (float)n);
+    int32_t n = in->h * in->w / out->h;
+    const float *row = in->data;
+    float *to = out->data;
+    for (int32_t y = 0; y < out->h; y++, row += n * in->c) {
+        for (int32_t c = 0; c < in->c; c++) {
+            float sum = 0.0f;
+            const float *from = row + c;
+            for (int32_t i = 0; i < n; i++, from += in->c) sum += *from;
+            *to++ = activated(op, sum / (float)n);
+        }
     }
 }
 
 static void down_mean(const td_map *in, const td_map *gradient, float *down)
 {
-    int32_t n = in->h * in->w;
-    for (int32_t i = 0; i < n; i++) {
-        for (int32_t c = 0; c < in->c; c++) *down++ += gradient->data[c] / (float)n;
+    int32_t n = in->h * in->w / gradient->h;
+    for (int32_t i = 0; i < n * gradient->h; i++) {
+        const float *from = gradient->data + i / n * in->c;
+        for (int32_t c = 0; c < in->c; c++) *down++ += from[c] / (float)n;
     }
 }
 

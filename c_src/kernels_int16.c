@@ -211,19 +211,24 @@ void td_rescale(const td_op *op, const td_tensor *in, const td_tensor *out)
     }
 }
 
-/* Mean over height and width, the division being part of the multiplier. */
+/* Mean over the positions of each row of the output, the division being part of the multiplier. */
 static void mean(const td_op *op, const td_tensor *in, const td_tensor *out)
 {
-    int32_t n = in->h * in->w;
-    for (int32_t c = 0; c < in->c; c++) {
-        uint32_t sum = 0;
-        const int16_t *from = read16(in) + c;
-        for (int32_t i = 0; i < n; i++) {
-            int32_t value = *from;
-            sum += (uint32_t)value;
-            from += in->c;
+    int32_t n = in->h * in->w / out->h;
+    const int16_t *row = read16(in);
+    int16_t *to = write16(out);
+    for (int32_t y = 0; y < out->h; y++) {
+        for (int32_t c = 0; c < in->c; c++) {
+            uint32_t sum = 0;
+            const int16_t *from = row + c;
+            for (int32_t i = 0; i < n; i++) {
+                int32_t value = *from;
+                sum += (uint32_t)value;
+                from += in->c;
+            }
+            *to++ = limited(op, rescaled(op, (int32_t)sum, 0, 1));
         }
-        write16(out)[c] = limited(op, rescaled(op, (int32_t)sum, 0, 1));
+        row += n * in->c;
     }
 }
 

@@ -183,6 +183,12 @@ static bool same_shape(const td_tensor *a, const td_tensor *b)
     return a->h == b->h && a->w == b->w && a->c == b->c;
 }
 
+/* Over height and width, or over the width alone. */
+static bool reduces_to(const td_tensor *in, const td_tensor *out)
+{
+    return (out->h == 1 || out->h == in->h) && out->w == 1 && out->c == in->c;
+}
+
 static bool spreads(int32_t size, int32_t to)
 {
     return size == 1 || size == to;
@@ -270,7 +276,7 @@ static int check_int8(const td_model *model, const uint8_t *record)
             && good_channels(model, channels, 3);
         break;
     case TD_OP_MEAN:
-        good = weightless && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
+        good = weightless && reduces_to(&in, &out) && good_channels(model, channels, 1);
         break;
     case TD_OP_TABLE:
         good = same_shape(&in, &out) && in_data(model, td_get32(record + 20), 256) && channels == 0;
@@ -337,7 +343,7 @@ static int check_int16(const td_model *model, const uint8_t *record)
             && good_channels(model, channels, 3);
         break;
     case TD_OP_MEAN:
-        good = weights == 0 && out.h == 1 && out.w == 1 && out.c == in.c && good_channels(model, channels, 1);
+        good = weights == 0 && reduces_to(&in, &out) && good_channels(model, channels, 1);
         break;
     case TD_OP_LOGISTIC:
     case TD_OP_TANH:
@@ -458,7 +464,7 @@ static int check_f32(const td_model *model, const uint8_t *record)
     case TD_OP_MUL:
         good = bare && in_b.type == TD_FLOAT32 && spreads_to(&in, &out) && spreads_to(&in_b, &out);
         break;
-    case TD_OP_MEAN: good = bare && out.h == 1 && out.w == 1 && out.c == in.c; break;
+    case TD_OP_MEAN: good = bare && reduces_to(&in, &out); break;
     case TD_OP_TABLE:
     case TD_OP_SOFTMAX:
         good = same_shape(&in, &out) && in_data(model, td_get32(record + 20), 4) && td_get32(record + 24) == 0;
@@ -466,6 +472,20 @@ static int check_f32(const td_model *model, const uint8_t *record)
     default: return TD_E_UNSUPPORTED;
     }
     return good ? TD_OK : TD_E_FORMAT;
+}
+
+/* Exactly one side is f32. The scale is not checked: no value of it can do harm. */
+static bool good_convert(const td_model *model, const uint8_t *record)
+{
+    td_tensor in = tensor_shape(model, record[1]), out = tensor_shape(model, record[3]);
+    td_op op = read_op(record, out.type);
+    uint32_t weights = td_get32(record + 20);
+    if ((in.type == TD_FLOAT32) == (out.type == TD_FLOAT32) || !same_shape(&in, &out) || op.min > op.max
+        || !in_data(model, weights, 8) || td_get32(record + 24) != 0) {
+        return false;
+    }
+    int32_t zero_point = td_get_i32(model->data.data + weights + 4);
+    return zero_point >= -128 && zero_point <= 127;
 }
 
 /* The type of the output says which kernels compute it. */
@@ -476,6 +496,7 @@ static int check_op(const td_model *model, const uint8_t *record)
         return TD_E_FORMAT;
     }
     if (record[0] == TD_OP_COPY || record[0] == TD_OP_FILL) return good_move(model, record) ? TD_OK : TD_E_FORMAT;
+    if (record[0] == TD_OP_CONVERT) return good_convert(model, record) ? TD_OK : TD_E_FORMAT;
     if (is_recurrent(record)) return TD_HAVE_RECURRENT ? check_recurrent(model, record) : TD_E_UNSUPPORTED;
     if (record[0] == TD_OP_RESCALE && TD_HAVE_INT16) {
         td_op op = read_op(record, tensor_type(tensor_record(model, record[3])));
@@ -649,6 +670,8 @@ static void run_op(const td_model *model, uint8_t *arena, const uint8_t *record)
         td_copy(&op, &in, &out);
     } else if (op.kind == TD_OP_FILL) {
         td_fill(&op, &out);
+    } else if (op.kind == TD_OP_CONVERT) {
+        td_convert(&op, &in, &out);
 #if TD_HAVE_RECURRENT
     } else if (op.kind == TD_OP_SVDF) {
         td_svdf(&op, &in, &in_b, &out);

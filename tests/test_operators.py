@@ -265,6 +265,33 @@ def test_int16_operators_of_one_input_for_all_values(kind: str) -> None:
         assert_exact_everywhere(unary_model(kind, np.int16, seed), seed)
 
 
+def mixed_model(dtype: Any, to: Any, seed: int) -> bytes:
+    """Integers become real and integers again, all inside of moves that keep the conversions from the edges."""
+    random = np.random.default_rng(seed)
+    builder, shape = Builder(), (1, 256, len(every(dtype)) // 256, 1)
+    facts, out = quantisation(dtype, random), quantisation(to, random)
+
+    def reshaped(tensor: int, result: int, shape: Any) -> int:
+        builder.operator("TRANSPOSE", [tensor, builder.constant(range(len(shape)))], [result])
+        return result
+
+    source = builder.tensor(shape, dtype, **facts)
+    inner = reshaped(source, builder.tensor(shape, dtype, **facts), shape)
+    builder.operator("DEQUANTIZE", [inner], [real := builder.tensor(shape, np.float32)])
+    half = builder.constant(np.float32([0.25]), np.float32)
+    builder.operator("MUL", [real, half], [scaled := builder.tensor(shape, np.float32)])
+    builder.operator("QUANTIZE", [scaled], [back := builder.tensor(shape, to, **out)])
+    result = reshaped(back, builder.tensor(shape, to, **out), shape)
+    return builder.finish([source], [result])
+
+
+@pytest.mark.parametrize("to", INTEGERS)
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_real_numbers_inside_a_model(dtype: Any, to: Any) -> None:
+    for seed in range(20):
+        assert_exact_everywhere(mixed_model(dtype, to, seed), seed)
+
+
 @pytest.mark.parametrize(("dtype", "to"), [(np.int8, np.int16), (np.int16, np.int8), (np.int16, np.int16)])
 def test_conversions_for_all_values(dtype: Any, to: Any) -> None:
     for seed in range(30):
@@ -294,16 +321,28 @@ def test_softmax_of_int16() -> None:
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
-def test_means_over_height_and_width(dtype: Any) -> None:
-    for seed in range(40):
+def test_means_over_axes_side_by_side(dtype: Any) -> None:
+    for seed in range(100):
         random = np.random.default_rng(seed)
         builder, facts, shape = Builder(), quantisation(dtype, random), image(random)
-        keep = random.random() < 0.5
+        keep, first = random.random() < 0.5, number(random, 1, 3)
+        axes = list(range(first, number(random, first, 3) + 1))
+        kept = [1 if i in axes else n for i, n in enumerate(shape)]
         source = builder.tensor(shape, dtype, **facts)
         out = facts if random.random() < 0.2 else quantisation(dtype, random)
-        output = builder.tensor((1, 1, 1, shape[3]) if keep else (1, shape[3]), dtype, **out)
-        builder.operator("MEAN", [source, builder.constant([1, 2])], [output], _class="ReducerOptions", keepDims=keep)
+        result = kept if keep else [n for i, n in enumerate(shape) if i not in axes]
+        output = builder.tensor(result, dtype, **out)
+        spelled = builder.constant([axis - 4 * int(random.integers(2)) for axis in axes])
+        builder.operator("MEAN", [source, spelled], [output], _class="ReducerOptions", keepDims=keep)
         assert_exact(builder.finish([source], [output]), seed)
+
+
+def test_means_over_axes_apart_are_refused() -> None:
+    builder, facts = Builder(), {"scale": 0.1, "zero_point": 0}
+    ends = [builder.tensor(shape, np.int8, **facts) for shape in ((1, 2, 3, 4), (1, 3))]
+    builder.operator("MEAN", [ends[0], builder.constant([1, 3])], [ends[1]], _class="ReducerOptions")
+    with pytest.raises(UnsupportedModelError, match=r"MEAN.*axes \[1, 3\].*side by side"):
+        compile_model(builder.finish(ends[:1], ends[1:]), whole=True)
 
 
 # ---------------------------------------------------------------- whole int16 models
@@ -423,3 +462,11 @@ def test_a_core_without_int16_refuses_such_a_model(tmp_path: Path) -> None:
     for tflite, status in ((int16_network(), lib.TD_E_UNSUPPORTED), (moving_model(1, np.int8), lib.TD_OK)):
         tdm = compile_model(tflite, whole=True).tdm
         assert small.td_model_open(handle, tdm, len(tdm)) == status
+
+
+def test_more_than_one_sample_at_once_is_refused() -> None:
+    builder, facts = Builder(), {"scale": 0.1, "zero_point": 0}
+    ends = [builder.tensor(shape, np.int8, **facts) for shape in ((2, 3, 4), (2, 3))]
+    builder.operator("MEAN", [ends[0], builder.constant([2])], [ends[1]], _class="ReducerOptions")
+    with pytest.raises(UnsupportedModelError, match=r"shape \(2, 3, 4\).*batch"):
+        compile_model(builder.finish(ends[:1], ends[1:]), whole=True)

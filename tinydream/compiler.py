@@ -133,6 +133,12 @@ class Compiler(CheckedGraph):
         at_cut, softmax = tail.cut, tail.softmax
         source = self.activation(self.graph.tensors[at_start])
         embedding = self.activation(self.graph.tensors[at_cut])
+        for end in (source, embedding):
+            if end.shape[:1] != (1,):
+                raise UnsupportedModelError(
+                    f"tensor {end.index} ({end.name}) has the shape {end.shape}; inputs and outputs need a first "
+                    "dimension of 1, the batch. Convert the model with batch size 1"
+                )
         input_scale, input_zero_point = _quantisation(source)
         scale, zero_point = _quantisation(embedding)
         frozen = self.frozen_operators(at_start, at_cut)

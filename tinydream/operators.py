@@ -60,7 +60,7 @@ __all__ = [
 
 # enum td_op_kind
 CONV, DEPTHWISE, AVERAGE_POOL, MAX_POOL, ADD, MEAN, DENSE, TABLE, SOFTMAX = range(1, 10)
-SUB, MUL, COPY, FILL, RESCALE, LOGISTIC, TANH, SVDF, LSTM = range(10, 19)
+SUB, MUL, COPY, FILL, RESCALE, LOGISTIC, TANH, SVDF, LSTM, CONVERT = range(10, 20)
 _SOFTMAX_CHANNELS = 4095  # TD_SOFTMAX_CHANNELS in kernels.h
 RECORD_BYTES = 28
 _SAME = 0  # the schema's Padding.SAME
@@ -541,20 +541,35 @@ def _combine(kind: int) -> Recorder:
 
 
 def mean_window(checked: CheckedGraph, operator: Operator) -> dict[str, Any]:
-    """What the Record of a MEAN over height and width of any type says, but for its scales."""
-    source, output, axes = checked.tensor(operator, 0), checked.output(operator), checked.tensor(operator, 1)
-    h, w, depth = checked.view(operator, source)
-    checked.activation(output)
-    if axes.data is None or axes.dtype != "INT32" or len(axes.data) % 4 != 0:
-        raise checked.refuse(operator, "its axes must be constant int32 values")
-    reduced = {int(axis) % len(source.shape) for axis in np.frombuffer(axes.data, "<i4")}
-    if len(source.shape) != 4 or reduced != {1, 2} or output.size != depth:
-        raise checked.refuse(operator, f"only the mean over height and width is supported, not over {reduced}")
+    """What the Record of a MEAN over axes that lie side by side says in any type, but for its scales.
+
+    The input is seen as rows x values x channels, of which the values are reduced.
+    """
+    source, output = checked.activation(checked.tensor(operator, 0)), checked.activation(checked.output(operator))
+    rank = len(source.shape)
+    reduced = {_axis(checked, operator, axis, rank) for axis in checked.integers(operator, 1)}
+    long = [i for i in range(rank) if i in reduced and source.shape[i] > 1]
+    first, end = (long[0], long[-1] + 1) if long else (rank, rank)
+    if any(i not in reduced and source.shape[i] > 1 for i in range(first, end)):
+        raise checked.refuse(operator, f"the mean over axes {sorted(reduced)}, which do not lie side by side, is not "
+                             "supported; transpose the input before it")  # fmt: skip
+    rows, n, channels = (
+        math.prod(shape) for shape in (source.shape[:first], source.shape[first:end], source.shape[end:])
+    )
+    if output.size != rows * channels:
+        raise checked.damaged(operator, f"its output should hold {rows * channels} values")
+    if n == 1:
+        rows, channels = 1, rows * channels
+    if max(rows, n, channels) > 0xFFFF:
+        raise checked.refuse(operator, f"the mean over {rows} x {n} x {channels} values has a dimension above 65535")
+    views = (rows, n, channels), (rows, 1, channels)
+    if rank == 4 and reduced == {1, 2}:  # as the other operators see them: one tensor record less
+        views = checked.view(operator, source), (1, 1, channels)
     return {
         "kind": MEAN,
         "inputs": (source.index,),
         "output": output.index,
-        "views": ((h, w, depth), (1, 1, depth)),
+        "views": views,
     }
 
 
@@ -562,8 +577,7 @@ def _mean(checked: CheckedGraph, operator: Operator) -> Record:
     """The reference folds the division into the multiplier, cut off, not rounded."""
     common = mean_window(checked, operator)
     source, output = checked.tensor(operator, 0), checked.output(operator)
-    h, w, _ = common["views"][0]
-    n = h * w
+    n = source.size // output.size
     multiplier, shift = quantize_multiplier(float(source.scales[0]) / float(output.scales[0]))
     lift = min(n.bit_length() - 1, 32, 31 + shift)
     if lift < 0 or shift > 30:
@@ -840,6 +854,19 @@ def single(recorder: Recorder) -> Rule:
 # Those whose input and output may differ in type.
 CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
+
+def _convert(checked: CheckedGraph, operator: Operator) -> Record:
+    """Between integers and float32: DEQUANTIZE and QUANTIZE that lie inside the model."""
+    source, output = checked.tensor(operator, 0), checked.output(operator)
+    view = checked.view(operator, source)
+    if checked.view(operator, output) != view:
+        raise checked.damaged(operator, "input and output differ in shape")
+    integers = output if source.dtype == "FLOAT32" else source
+    facts = np.float32(integers.scales[0]).tobytes() + int(integers.zero_points[0]).to_bytes(4, "little", signed=True)
+    return Record(kind=CONVERT, inputs=(source.index,), output=output.index, views=(view, view),
+                  weights=np.frombuffer(facts, np.int8))  # fmt: skip
+
+
 # The same function for both.
 _INTEGER = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "AVERAGE_POOL_2D", "MAX_POOL_2D", "ADD", "SUB", "MUL",
             "MEAN")  # fmt: skip
@@ -850,4 +877,6 @@ RULES: dict[tuple[str, str], Rule] = {
     **{(name, "INT16"): single(_INT8[name]) for name in _INTEGER},
     **{(name, dtype): rule for name, rule in _MOVES.items() for dtype in DTYPES},
     ("QUANTIZE", "INT8->INT8"): single(_unary(_rescaled)),
+    **{("DEQUANTIZE", f"{dtype}->FLOAT32"): single(_convert) for dtype in ("INT8", "INT16")},
+    **{("QUANTIZE", f"FLOAT32->{dtype}"): single(_convert) for dtype in ("INT8", "INT16")},
 }

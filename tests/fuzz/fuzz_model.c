@@ -14,6 +14,7 @@ static void run(const td_model *model)
     uint8_t *arena = aligned_alloc(16, model->arena_size + 16u);
     if (!arena) abort();
     memset(arena, 0x5A, model->arena_size + 16u);
+    if (td_model_reset(model, arena, model->arena_size) != TD_OK) abort();
     if (td_model_run(model, arena, model->arena_size) != TD_OK) abort();
     for (uint32_t i = 0; i < 16; i++) {
         if (arena[model->arena_size + i] != 0x5A) abort();
