@@ -555,7 +555,8 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
 
 /* -------------------------------------------------------------------- read */
 
-int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key)
+int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key,
+                 uint32_t *entries)
 {
     td_part found;
     if (part >= pack->n_parts) return TD_E_RANGE;
@@ -563,6 +564,7 @@ int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uin
         read_part_header(pack, part, header);
         memset(base, 0, (size_t)pack->n_features * sizeof *base);
         memset(key, 0, (size_t)pack->n_features * sizeof *key);
+        memset(entries, 0, (size_t)pack->n_features * sizeof *entries);
         return TD_OK;
     }
     if (!td_part_open(pack, part, 0, &found)) return TD_E_FORMAT;
@@ -570,6 +572,7 @@ int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uin
     for (uint32_t f = 0; f < pack->n_features; f++) {
         base[f] = td_part_base_mask(pack, &found, f);
         key[f] = 0;
+        entries[f] = found.dictionary ? td_get16(found.dictionary + 2u * (size_t)f) : 0u;
     }
     for (uint32_t b = 0; td_part_has(&found, TD_PART_KEYS) && b < header->n_bases; b++) {
         uint32_t feature, bit;

@@ -561,8 +561,10 @@ typedef struct td_pack {
 /* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
 /* The plan of part `part`: its header, and of each feature the bits that belong to the base (those of the key
- * included), and those that the key names. base, key: n_features entries. TD_E_RANGE past the last part. */
-int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key);
+ * included), and those that the key names. entries[f]: entries of the list whose
+ * numbers feature f holds, 0: none. All three have n_features entries. TD_E_RANGE past the last part. */
+int td_pack_plan(const td_pack *pack, uint32_t part, td_part_header *header, uint32_t *base, uint32_t *key,
+                 uint32_t *entries);
 /* Memory in which td_pack_row keeps of each feature what is the same in all rows of a part, and the bits that the key of
  * the row read last gives it: reading then takes a third to a half of the time. 9 bytes a feature, aligned to 4, until
  * the pack is opened anew; NULL: none any more. TD_E_MEMORY when it is smaller than td_pack_cache_size. */

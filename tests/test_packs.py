@@ -625,8 +625,12 @@ def test_a_key_names_each_bit_once_and_the_base_leaves_it_zero() -> None:
     """A reader toggles the key's bits that change from row to row: what is wrong here would come out differently."""
     sections = sections_of((GOLDEN / "keys.tdz").read_bytes())
     opened = Pack(rebuild(sections))
-    header, base, key = ffi.new("td_part_header *"), *(ffi.new("uint32_t[]", opened.n_features) for _ in range(2))
-    assert lib.td_pack_plan(opened.native, 0, header, base, key) == 0 and header.flags & lib.TD_PART_KEYS
+    header, (base, key, entries) = ffi.new("td_part_header *"), (ffi.new("uint32_t[]", 3) for _ in range(3))
+    assert (
+        lib.td_pack_plan(opened.native, 0, header, base, key, entries) == 0
+        and list(entries) == [0, 0, 9]
+        and header.flags & lib.TD_PART_KEYS
+    )
     data, part, start = sections[lib.TD_PACK_DATA], ffi.new("uint32_t *"), opened.native.data.data
     assert lib.td_pack_row(opened.native, 0, ffi.new("int32_t[]", opened.n_features), part) == 0
     place_bytes, places = opened.native.part.place_bytes, opened.native.part.places - start

@@ -42,15 +42,14 @@ def bit_plan(pack: Pack) -> BitPlan:
     shape = pack.n_features, int(pack.native.width)
     entropy, in_base, in_key = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     header = ffi.new("td_part_header *")
-    base, key = np.zeros(shape[0], dtype=np.uint32), np.zeros(shape[0], dtype=np.uint32)
+    masks = [np.zeros(shape[0], dtype=np.uint32) for _ in range(3)]
+    base, key, entries = masks
     first = 0
     for part in range(int(pack.native.n_parts)):
-        status = lib.td_pack_plan(
-            pack.native, part, header, ffi.from_buffer("uint32_t[]", base), ffi.from_buffer("uint32_t[]", key)
-        )
+        status = lib.td_pack_plan(pack.native, part, header, *(ffi.from_buffer("uint32_t[]", mask) for mask in masks))
         n = check(status, f"plan of part {part}") or int(header.n_rows)
-        share = n / len(pack)
-        rows = _as_planned(pack.stored(slice(first, first + min(n, SAMPLE))), int(header.flags))
+        share = n / int(pack.native.n_rows)
+        rows = _as_planned(pack.stored(slice(first, first + min(n, SAMPLE))), int(header.flags), entries)
         for at, shift in enumerate(range(shape[1] - 1, -1, -1)):
             bit = np.uint32(shift)
             entropy[:, at] += share * _entropy(np.count_nonzero(rows >> bit & 1, axis=0) / len(rows))
@@ -60,13 +59,10 @@ def bit_plan(pack: Pack) -> BitPlan:
     return BitPlan(entropy, in_base, in_key)
 
 
-def _as_planned(stored: npt.NDArray[np.uint32], flags: int) -> npt.NDArray[np.uint32]:
-    rows = stored
-    if flags & lib.TD_PART_OFFSETS:
-        rows = rows - rows.min(axis=0)
-    if flags & lib.TD_PART_DICTIONARY:
-        ranks = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in rows.T]
-        rows = np.stack(ranks, axis=1).astype(np.uint32)
+def _as_planned(stored: npt.NDArray[np.uint32], flags: int, entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    rows = stored - stored.min(axis=0) if flags & lib.TD_PART_OFFSETS else stored.copy()
+    for f in np.flatnonzero(entries):
+        rows[:, f] = np.unique(rows[:, f], return_inverse=True)[1].reshape(-1)
     return rows
 
 
@@ -105,7 +101,7 @@ def native_rows(pack: Pack) -> bytes:
     rows: npt.NDArray[Any] = pack.stored(slice(None)) if pack.image_shape is None else _pixels(pack)
     columns = [column.astype(np.min_scalar_type(column.max())) for column in rows.T]
     if pack.n_classes > 1:
-        classes = pack.class_numbers
+        classes = pack.row_classes
         columns.append(classes.astype(np.min_scalar_type(classes.max())))
     return bytes(np.rec.fromarrays(columns).tobytes())
 
