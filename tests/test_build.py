@@ -27,7 +27,7 @@ def test_sizes_keep_the_reserves(board_id: str) -> None:
 
 def test_the_micro_bit_firmware_stays_small() -> None:
     """It runs int8, int16 and float32 models and trains any tail; [firmware] gives it 64 KB."""
-    assert firmware("microbit").text < 60 * 1024
+    assert firmware("microbit").text < 63 * 1024
 
 
 def test_the_hex_lies_in_the_firmware_part_of_flash() -> None:

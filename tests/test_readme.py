@@ -68,6 +68,12 @@ def test_the_example(folder: Path) -> None:
     assert (folder / "shrink.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_example_that_tunes_a_convolution(folder: Path) -> None:
+    said = run([sys.executable, str(ROOT / "examples" / "convolution.py"), "demo"], folder)
+    before, head, _, channels, whole = (float(found) for found in re.findall(r"([\d.]+) %", said))
+    assert min(head, channels, whole) > before
+
+
 def test_the_example_for_linux_devices(folder: Path) -> None:
     said = run([sys.executable, str(ROOT / "examples" / "edge.py"), "demo"], folder)
     before, litert_after, core_after = (float(found) for found in re.findall(r"([\d.]+) %", said))

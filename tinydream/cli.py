@@ -56,7 +56,7 @@ def _plan(options: argparse.Namespace) -> None:
     from .planner import plan
 
     planned = plan(
-        compile_model(Path(options.model), options.cut),
+        compile_model(Path(options.model), options.cut, options.learn),
         board(options.board),
         train=open_pack(options.data) if options.data else None,
         replay=open_pack(options.replay) if options.replay else None,
@@ -80,12 +80,12 @@ def _survey(options: argparse.Namespace) -> None:
     from .surveys import survey, table
 
     found = survey(
-        Path(options.model), options.cut,
+        Path(options.model), options.cut, options.learn,
         train=open_pack(options.data) if options.data else None,
         replay=open_pack(options.replay) if options.replay else None, config=training_config(options),
     )  # fmt: skip
     _answer(options, {"boards": [candidate.facts() for candidate in found]}, [
-        *table(found), "", "layers: dense layers, from the last on, that RAM has room to train",
+        *table(found), "", "layers: those with weights, from the last on, that RAM has room to train",
         "times: estimates, at one instruction a cycle; --board says more about one board",
     ])  # fmt: skip
 
@@ -141,7 +141,7 @@ def _push(options: argparse.Namespace) -> None:
     from .train import check_pack
 
     console = _console(options)
-    model = compile_model(Path(options.model), options.cut)
+    model = compile_model(Path(options.model), options.cut, options.learn)
     train = open_pack(options.data) if options.data else None
     replay = open_pack(options.replay) if options.replay else None
     for pack in (train, replay):
@@ -150,7 +150,7 @@ def _push(options: argparse.Namespace) -> None:
     with _connect(options) as device:
         pushed = journey.push(device, model, train, replay, progress=console.progress)
     console.close()
-    memory = {"model": str(Path(options.model).resolve()), "cut": options.cut}
+    memory = {"model": str(Path(options.model).resolve()), "cut": options.cut, "learn": options.learn}
     atomic_write(STATE / "model.json", json.dumps(memory).encode())
     _answer(options, {"pushed": [asdict(p) for p in pushed]}, [
         f"{p.kind}: {p.size:,} bytes" + ("" if p.sent else ", which the board had already") for p in pushed
@@ -243,7 +243,7 @@ def _export(options: argparse.Namespace) -> None:
     from .graph import read_bytes
 
     tflite = read_bytes(Path(options.model))
-    model = compile_model(tflite, options.cut)
+    model = compile_model(tflite, options.cut, options.learn)
     exported = export_trainable(model, tflite)
     atomic_write(options.output, exported)
     facts = {"output": options.output, "bytes": len(exported), "signatures": SIGNATURES,
@@ -315,15 +315,15 @@ def _model(options: argparse.Namespace) -> tuple[Any, bytes]:
     from .compiler import compile_model
     from .graph import read_bytes
 
-    path, cut = options.model, options.cut
+    path, cut, learn = options.model, options.cut, options.learn
     if path is None:
         try:
             memory = json.loads((STATE / "model.json").read_text(encoding="utf-8"))
-            path, cut = memory["model"], memory["cut"]
+            path, cut, learn = memory["model"], memory["cut"], memory["learn"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError("which model? Nothing was pushed from this folder; name it with --model") from None
     tflite = read_bytes(Path(path))
-    return compile_model(tflite, cut), tflite
+    return compile_model(tflite, cut, learn), tflite
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -346,8 +346,10 @@ def _parser() -> argparse.ArgumentParser:
     def cut(made: argparse.ArgumentParser, *, model: bool = False) -> None:
         if model:
             made.add_argument("--model", help="the .tflite that was pushed; default: the one pushed from here last")
-        made.add_argument("--cut", help="tensor (name or #index) where the frozen part ends, or number of dense layers "
-                                        "to train; default: the last dense layer trains")  # fmt: skip
+        made.add_argument("--cut", help="tensor (name or #index) where the frozen part ends, or number of layers with "
+                                        "weights to train, from the end; default: the last one trains")  # fmt: skip
+        made.add_argument("--learn", help="what of the layers behind the cut learns: all (default), bias, none or a "
+                                          "number of last channels, for each or by operator: none,12=8,14=all")  # fmt: skip
 
     made = command("demo", _demo, "Personalise an activity recogniser for a new wearer, end to end.")
     add_training(made)

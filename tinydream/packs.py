@@ -673,6 +673,11 @@ def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
             f"{table.source}: the model remembers (SVDF, LSTM), so a row's embedding would depend on the rows before "
             "it; choose a cut before that operator, or pack without `through`"
         )
+    if model.output_dtype.kind == "f":
+        raise DataError(
+            f"{table.source}: the tensor at the model's cut is float32, and a pack holds integers. Convert the model fully "
+            "int8, or train its tail on the host without a pack"
+        )
     embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
 

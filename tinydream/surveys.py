@@ -15,6 +15,7 @@ from .graph import read_bytes
 from .model import Model
 from .packs import Pack
 from .planner import Plan, draft, shortages
+from .tail import Learn
 from .train import TrainConfig
 
 __all__ = ["Candidate", "survey", "table"]
@@ -77,8 +78,9 @@ class Candidate:
 
 
 def survey(
-    tflite: bytes | str | Path, cut: str | int | None = None, *, train: Pack | None = None, replay: Pack | None = None,
-    boards: Sequence[Board] | None = None, config: TrainConfig | None = None,
+    tflite: bytes | str | Path, cut: str | int | None = None, learn: Learn | None = None, *,
+    train: Pack | None = None, replay: Pack | None = None, boards: Sequence[Board] | None = None,
+    config: TrainConfig | None = None,
 ) -> tuple[Candidate, ...]:  # fmt: skip
     """Plans the model for each board: all that there are, unless `boards` names some.
 
@@ -88,8 +90,8 @@ def survey(
     content = read_bytes(tflite)
     whole = compile_model(content, whole=True)
     tails = _tails(content)
-    if cut is not None or train is not None or replay is not None:
-        asked = compile_model(content, cut)
+    if cut is not None or learn is not None or train is not None or replay is not None:
+        asked = compile_model(content, cut, learn)
     else:
         asked = tails[0] if tails else whole
     chosen = [known.board(name) for name in known.boards()] if boards is None else boards
