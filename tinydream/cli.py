@@ -349,7 +349,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--cut", help="tensor (name or #index) where the frozen part ends, or number of layers with "
                                         "weights to train, from the end; default: the last one trains")  # fmt: skip
         made.add_argument("--learn", help="what of the layers behind the cut learns: all (default), bias, none or a "
-                                          "number of last channels, for each or by operator: none,12=8,14=all")  # fmt: skip
+                                          "number of last channels; by operator: none,12=8,14=all")  # fmt: skip
 
     made = command("demo", _demo, "Personalise an activity recogniser for a new wearer, end to end.")
     add_training(made)

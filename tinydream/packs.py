@@ -675,8 +675,8 @@ def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
         )
     if model.output_dtype.kind == "f":
         raise DataError(
-            f"{table.source}: the tensor at the model's cut is float32, and a pack holds integers. Convert the model fully "
-            "int8, or train its tail on the host without a pack"
+            f"{table.source}: the tensor at the model's cut is float32, and a pack holds integers. Convert the model "
+            "fully int8 with a representative dataset"
         )
     embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
