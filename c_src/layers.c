@@ -280,7 +280,7 @@ static int check_kind(const td_model *model, const uint8_t *record, const td_lay
     switch (op->kind) {
     case TD_OP_AVERAGE_POOL:
     case TD_OP_MAX_POOL: good = windows && in->c == out->c && op->y.dilation == 1 && op->x.dilation == 1; break;
-    case TD_OP_MEAN: good = out->h == 1 && out->w == 1 && in->c == out->c; break;
+    case TD_OP_MEAN: good = out->w == 1 && in->c == out->c && (out->h == 1 || out->h == in->h); break;
     case TD_OP_ADD:
     case TD_OP_TABLE: good = same_shape(in, out); break;
     default: return TD_E_UNSUPPORTED;
