@@ -823,7 +823,7 @@ int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, 
 {
     uint32_t first, count;
     /* Added, and negated as an integer: so boards need no routine for differences of floats. */
-    float minus_zero = pack->zero_point == INT32_MIN ? 2147483648.0f : (float)-pack->zero_point;
+    float minus_zero = -(float)pack->zero_point; /* exact, and no choice: some assemblers know no conditional vcvt */
     int status = td_pack_sample_rows(pack, sample, &first, &count);
     for (uint32_t i = 0; status == TD_OK && i < count; i++) {
         status = td_pack_stored_row(pack, first + i, row, label);
