@@ -88,6 +88,10 @@ def test_quantise_rounds_and_refuses_nan() -> None:
     grid = np.arange(-128, 128)
     real = (grid - model.input_zero_point) * np.float32(model.input_scale)
     np.testing.assert_array_equal(model.quantise(real), grid)
+    halves = (np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]) * np.float32(model.input_scale)).astype(np.float32)
+    exact = halves / np.float32(model.input_scale) == [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]
+    away = np.array([-3, -2, -1, 1, 2, 3]) + model.input_zero_point
+    assert exact.any() and (model.quantise(halves)[exact] == np.clip(away, -128, 127)[exact]).all()
     assert model.quantise([1e9, -1e9]).tolist() == [127, -128]
     with pytest.raises(DataError, match=r"w.csv holds NaN"):
         model.quantise([np.nan], source="w.csv")

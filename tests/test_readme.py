@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands(folder: Path) -> None:
     lines = block("sh").strip().splitlines()
-    assert len(lines) <= 15
+    assert len(lines) <= 18
     said = run(["bash", "-euc", block("sh")], folder)
     result = json.loads((folder / "demo" / "demo.json").read_text())
     assert result["board"] == result["emulator"] == "microbit"

@@ -201,7 +201,9 @@ class Model:
         return self.rows
 
     def quantise(self, values: npt.ArrayLike, source: str = "the input") -> npt.NDArray[Any]:
-        """Real inputs as Model.input_dtype: integers at the input's scale, rounded half to even and clamped; any shape.
+        """Real inputs as Model.input_dtype: integers at the input's scale, any shape.
+
+        Rounded half away from zero, as the QUANTIZE of LiteRT, and clamped.
 
         Raises DataError naming `source` for NaN or infinite values.
         """
@@ -210,7 +212,8 @@ class Model:
             raise DataError(f"{source} holds NaN or infinite values; clean them before they are quantised")
         if self.input_dtype.kind == "f":
             return real
-        scaled = np.rint(real / np.float32(self.input_scale)) + self.input_zero_point
+        steps = (real / np.float32(self.input_scale)).astype(np.float64)  # in which adding a half is exact
+        scaled = np.trunc(steps + np.copysign(0.5, steps)) + self.input_zero_point
         quantised: npt.NDArray[Any] = np.clip(scaled, *integer_range(self.input_dtype)).astype(self.input_dtype)
         return quantised
 
