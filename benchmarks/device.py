@@ -193,7 +193,8 @@ def build_item(item: Item, compiled: model.Model, work: Path) -> Path:
     defines = {"WORK": item.work, "SAMPLES": SAMPLES, "INPUTS": compiled.embedding_size, "CLASSES": classes(compiled)}
     defines |= {key.upper(): value for key, value in item.options.items()}
     named = {f"BENCH_{key}": f"{value}u" for key, value in defines.items()}
-    named |= {"TD_HAVE_F32": "0", "TD_HAVE_LAYERS": "0"}  # all items are int8 with a dense tail
+    # All items are int8 with a dense tail.
+    named |= dict.fromkeys(("TD_HAVE_F32", "TD_HAVE_LAYERS", "TD_HAVE_INT16", "TD_HAVE_RECURRENT"), "0")
     named |= {"TD_TRAIN_OPTIONS": f"{bool(item.training):d}", "TD_TRAIN_FIXED": f"{item.options['precision']}"}
     return build_program(work, HERE / "device.c", compiled.tdm, item.core, named)
 

@@ -31,18 +31,17 @@ static bool has_filters(uint32_t kind)
     return kind == TD_OP_CONV || kind == TD_OP_DENSE || kind == TD_OP_DEPTHWISE;
 }
 
-td_layer td_layer_read(const td_model *model, uint32_t index)
+/* All but the pointers, which may be formed only after the offsets are checked. */
+static void read_geometry(const uint8_t *record, td_layer *layer)
 {
-    const uint8_t *record = record_at(model, index), *data = model->data.data;
-    td_layer layer;
-    td_op_f32 *op = &layer.op;
-    memset(&layer, 0, sizeof layer);
+    td_op_f32 *op = &layer->op;
+    memset(layer, 0, sizeof *layer);
     op->kind = record[0];
     op->activation = record[1];
-    layer.input = record[2];
-    layer.input_b = record[3];
-    layer.in = shape_at(record + 4);
-    layer.out = shape_at(record + 10);
+    layer->input = record[2];
+    layer->input_b = record[3];
+    layer->in = shape_at(record + 4);
+    layer->out = shape_at(record + 10);
     op->y.taps = (int32_t)td_get16(record + 16);
     op->x.taps = (int32_t)td_get16(record + 18);
     op->y.stride = record[20];
@@ -51,14 +50,18 @@ td_layer td_layer_read(const td_model *model, uint32_t index)
     op->x.dilation = record[23];
     op->y.pad = (int32_t)td_get16(record + 24);
     op->x.pad = (int32_t)td_get16(record + 26);
-    layer.output_at = td_get32(record + 36);
-    layer.gradient_at = td_get32(record + 40);
-    if (!has_filters(op->kind)) {
-        op->parameter = td_get_f32(record + 44);
-        return layer;
-    }
+    layer->output_at = td_get32(record + 36);
+    layer->gradient_at = td_get32(record + 40);
+    if (!has_filters(op->kind)) op->parameter = td_get_f32(record + 44);
+}
+
+static void read_filters(const td_model *model, const uint8_t *record, td_layer *layer)
+{
+    const uint8_t *data = model->data.data;
+    td_op_f32 *op = &layer->op;
     td_filters *filters = &op->filters;
-    filters->size = op->y.taps * op->x.taps * (op->kind == TD_OP_DEPTHWISE ? 1 : layer.in.c);
+    if (!has_filters(op->kind)) return;
+    filters->size = op->y.taps * op->x.taps * (op->kind == TD_OP_DEPTHWISE ? 1 : layer->in.c);
     filters->first = (int32_t)td_get16(record + 28);
     filters->first_bias = (int32_t)td_get16(record + 30);
     filters->bias = data + td_get32(record + 52);
@@ -68,8 +71,15 @@ td_layer td_layer_read(const td_model *model, uint32_t index)
         filters->small = (const int8_t *)data + td_get32(record + 44);
         filters->scales = data + td_get32(record + 48);
     }
-    layer.n_weights = (uint32_t)(layer.out.c - filters->first) * (uint32_t)filters->size;
-    layer.n_biases = (uint32_t)(layer.out.c - filters->first_bias);
+    layer->n_weights = (uint32_t)(layer->out.c - filters->first) * (uint32_t)filters->size;
+    layer->n_biases = (uint32_t)(layer->out.c - filters->first_bias);
+}
+
+td_layer td_layer_read(const td_model *model, uint32_t index)
+{
+    td_layer layer;
+    read_geometry(record_at(model, index), &layer);
+    read_filters(model, record_at(model, index), &layer);
     return layer;
 }
 
@@ -320,22 +330,13 @@ int td_layer_check(const td_model *model, uint32_t index, uint32_t arena_size)
     uint32_t last_act = record[0] == TD_OP_TABLE ? (uint32_t)TD_ACT_TANH : (uint32_t)TD_ACT_RELU_N1_TO_1;
     if (record[1] > last_act || (record[0] != TD_OP_ADD && record[3] != 0)) return TD_E_FORMAT;
     td_layer layer;
-    memset(&layer, 0, sizeof layer);
-    layer.op.kind = record[0];
-    layer.in = shape_at(record + 4);
-    layer.out = shape_at(record + 10);
+    read_geometry(record, &layer);
     uint32_t size = volume(&layer.in);
     if (size != input_volume(model, record[2])) return TD_E_FORMAT;
     if (record[0] == TD_OP_ADD && size != input_volume(model, record[3])) return TD_E_FORMAT;
-    layer.op.y.taps = (int32_t)td_get16(record + 16);
-    layer.op.x.taps = (int32_t)td_get16(record + 18);
-    layer.op.y.stride = record[20];
-    layer.op.x.stride = record[21];
-    layer.op.y.dilation = record[22];
-    layer.op.x.dilation = record[23];
     int status = check_kind(model, record, &layer);
     if (status != TD_OK) return status;
-    layer = td_layer_read(model, index);
+    read_filters(model, record, &layer);
     if (!good_places(&layer, arena_size)) return TD_E_FORMAT;
     bool is_last = index + 1 == model->n_tail;
     return is_last && layer.gradient_at == TD_NO_GRADIENT ? TD_E_FORMAT : TD_OK;
