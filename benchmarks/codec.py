@@ -26,7 +26,8 @@ from marks import fill
 
 from tinydream._native import ffi, lib
 from tinydream.keys import plan_sorted
-from tinydream.packs import Pack, pack, plan_bits, published_size
+from tinydream.packing import pack, plan_bits, published_size
+from tinydream.packs import Pack
 from tinydream.reduction import LARGE, unsigned_rows
 from tinydream.table import Table, table_from_arrays
 

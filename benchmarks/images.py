@@ -23,7 +23,8 @@ import zstandard
 from marks import fill
 
 from tinydream.images import ImageOptions
-from tinydream.packs import Pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack
 from tinydream.table import Table, table_from_arrays
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from marks import fill
 
 from tinydream.files import atomic_write
-from tinydream.packs import Pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack
 from tinydream.plots import AFTER, FULL, _png, _pyplot
 from tinydream.table import Table, table_from_arrays
 

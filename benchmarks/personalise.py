@@ -24,7 +24,8 @@ from tinydream import boards, build, journey, litert
 from tinydream.console import Console
 from tinydream.demo import DemoOptions, Wearer, prepare, run_on_board
 from tinydream.files import atomic_write
-from tinydream.packs import Pack, pack, published_size
+from tinydream.packing import pack, published_size
+from tinydream.packs import Pack
 from tinydream.planner import plan
 from tinydream.table import Table
 from tinydream.train import TrainConfig, Trainer

@@ -30,7 +30,8 @@ from tinydream._native import lib
 from tinydream.console import Console
 from tinydream.demo import DemoOptions, Wearer, prepare
 from tinydream.files import atomic_write
-from tinydream.packs import Pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack
 
 HERE = Path(__file__).resolve().parent
 N_RANDOM = 4096

@@ -15,7 +15,8 @@ from models import demo_model
 from tinydream import boards, build, device, link, resources
 from tinydream.compiler import compile_model
 from tinydream.model import Model
-from tinydream.packs import Pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack
 from tinydream.table import table_from_arrays
 
 PATIENCE = 60.0  # a request on a busy machine

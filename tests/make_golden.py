@@ -19,7 +19,8 @@ import numpy as np
 from tinydream._native import check, ffi, lib, view
 from tinydream.compiler import compile_model
 from tinydream.images import ImageOptions
-from tinydream.packs import Pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack
 from tinydream.sources import series
 from tinydream.table import Table, table_from_arrays, table_from_columns
 

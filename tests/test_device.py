@@ -30,7 +30,7 @@ from tinydream import boards, build, device, link
 from tinydream._native import ffi, lib
 from tinydream.emulator import Emulator, detached, spawn_detached, stop_detached
 from tinydream.errors import BoardError, BudgetError, DataError, LinkError, UsageError
-from tinydream.packs import pack
+from tinydream.packing import pack
 from tinydream.table import table_from_arrays
 from tinydream.train import TrainConfig, Trainer
 

@@ -12,7 +12,7 @@ from test_reduction import bit_rows, n_distinct
 
 from tinydream._native import ffi, lib, view
 from tinydream.errors import CoreError
-from tinydream.packs import pack, plan_bits, published_size
+from tinydream.packing import pack, plan_bits, published_size
 from tinydream.reduction import condense, condense_published
 from tinydream.table import table_from_arrays
 

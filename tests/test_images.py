@@ -23,7 +23,8 @@ from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
 from tinydream.images import FREQUENCIES, GAINS, ImageOptions, psnr, read_images, transforms
 from tinydream.inspection import compare
-from tinydream.packs import Pack, open_pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack, open_pack
 from tinydream.table import Table, table_from_arrays
 
 QUICK = settings(max_examples=60, deadline=None)

@@ -25,7 +25,8 @@ from tinydream import files
 from tinydream._native import ffi, lib, view
 from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
-from tinydream.packs import Pack, open_pack, pack, published_size
+from tinydream.packing import pack, published_size
+from tinydream.packs import Pack, open_pack
 from tinydream.table import Table, table_from_arrays
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -368,7 +369,7 @@ def test_large_tables_lose_nothing_but_their_order(
     if rows.dtype != bool:
         rows[:: repeats + 1, 0] ^= 1
     with monkeypatch.context() as patch:
-        patch.setattr("tinydream.packs.LARGE", 0)
+        patch.setattr("tinydream.packing.LARGE", 0)
         made = pack(table_from_arrays(rows, labels, classes=table.n_classes), per_class=per_class)
     assert multiset(made[:], made.labels) == multiset(rows, labels)
     assert np.array_equal(np.array([made[i] for i in reversed(range(len(made)))])[::-1], made[:])
@@ -382,7 +383,7 @@ def test_sorted_rows_are_smaller_and_their_samples_are_cells(monkeypatch: pytest
     rows = np.random.default_rng(3).normal(0, 40, (3000, 4)).astype(np.int16)
     rows[:, 3] = rows[:, 3] // 20 * 321
     plain = pack(table_from_arrays(rows, None))
-    monkeypatch.setattr("tinydream.packs.LARGE", 2999)
+    monkeypatch.setattr("tinydream.packing.LARGE", 2999)
     made = pack(table_from_arrays(rows, None))
     assert keyed(made) == [lib.TD_PART_KEYS] and keyed(plain) == [0]
     # log2(3000!) / 3000 is 10 bits a row; the index and codes that are not ideal take some of it back.
@@ -394,7 +395,7 @@ def test_sorted_rows_are_smaller_and_their_samples_are_cells(monkeypatch: pytest
 
 def test_large_tables_of_wide_rows_keep_bases_where_they_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
-    monkeypatch.setattr("tinydream.packs.LARGE", 199)
+    monkeypatch.setattr("tinydream.packing.LARGE", 199)
     rows = random.integers(0, 2, (4, 600))[random.integers(0, 4, 200)]
     made = pack(table_from_arrays(rows, None), per_class=3)
     assert keyed(made) == [0] and made.n_samples <= 3

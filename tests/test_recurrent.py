@@ -17,7 +17,7 @@ from tinydream.compiler import compile_model
 from tinydream.errors import DataError, UnsupportedModelError
 from tinydream.files import write_sections
 from tinydream.model import Model
-from tinydream.packs import pack
+from tinydream.packing import pack
 from tinydream.table import table_from_arrays
 
 

@@ -19,7 +19,8 @@ import tinydream as td
 from tinydream import cli, files, streaming
 from tinydream.errors import DataError, TinyDreamError, UsageError
 from tinydream.inspection import verify
-from tinydream.packs import Pack, open_pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack, open_pack
 from tinydream.streaming import pack_file
 
 SMALL = 2**22

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tinydream._native import ffi, lib
 from tinydream.errors import CoreError, DataError, UsageError
-from tinydream.packs import Pack, pack
+from tinydream.packing import pack
+from tinydream.packs import Pack
 from tinydream.table import table_from_arrays
 from tinydream.train import MODES, TrainConfig, Trainer, rates
 

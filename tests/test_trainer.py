@@ -16,7 +16,7 @@ from test_train import QUICK, Steps, Tail, embedded, tails, trainer, unpack
 from tinydream._native import ffi, lib
 from tinydream.compiler import compile_model
 from tinydream.errors import CoreError, DataError, UsageError
-from tinydream.packs import pack
+from tinydream.packing import pack
 from tinydream.table import table_from_arrays
 from tinydream.train import TrainConfig, Trainer, for_board, rates
 from tinydream.writeback import write_back

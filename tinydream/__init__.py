@@ -1,9 +1,9 @@
 """TinyDream: pack a training set, keep it on a microcontroller, and fine-tune there.
 
-The journey of a sample, module by module: `table` reads rows, `reduction` and `packs` compress them, `compiler`
-makes a `model` of a .tflite, which computes embeddings, `planner` says what fits a board, `build`, `flashing` and
-`emulator` bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned .tflite;
-`journey` joins them in the words of the command line.
+The journey of a sample, module by module: `sources` reads a `table`, `reduction` and `packing` make `packs` of it,
+`compiler` makes a `model` of a .tflite, which computes embeddings, `planner` says what fits a board, `build`,
+`flashing` and `emulator` bring firmware to one, `device` pushes, trains and reads back, `writeback` makes the tuned
+.tflite; `journey` joins them in the words of the command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EXPORTS = {
     "Table": "table", "Column": "table", "table_from_arrays": "table", "table_from_columns": "table",
     "reduce": "reduction", "WeightedSamples": "reduction",
     "ImageOptions": "images", "read_images": "images",
-    "pack": "packs", "pack_file": "streaming", "open_pack": "packs", "Pack": "packs",
+    "pack": "packing", "pack_file": "streaming", "open_pack": "packs", "Pack": "packs",
     "compile_model": "compiler", "Model": "model",
     "board": "boards", "Board": "boards",
     "plan": "planner", "Plan": "planner",
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from .journey import push as push
     from .journey import run as run
     from .model import Model as Model
+    from .packing import pack as pack
     from .packs import Pack as Pack
     from .packs import open_pack as open_pack
-    from .packs import pack as pack
     from .planner import Plan as Plan
     from .planner import plan as plan
     from .reduction import WeightedSamples as WeightedSamples

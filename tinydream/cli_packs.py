@@ -150,7 +150,7 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
 
 def _pack_whole(options: argparse.Namespace) -> None:
     from .compiler import compile_model
-    from .packs import pack
+    from .packing import pack
     from .reduction import LARGE
 
     shown = console(options)

@@ -23,7 +23,8 @@ from .device import Device, Stats
 from .errors import UsageError
 from .files import atomic_write
 from .model import Model
-from .packs import Pack, model_inputs, pack
+from .packing import model_inputs, pack
+from .packs import Pack
 from .planner import Plan, plan
 from .table import Table
 from .train import Epoch, TrainConfig, Trainer

@@ -18,7 +18,8 @@ from .device import Device, Pushed, connect
 from .emulator import Emulator
 from .errors import BoardError, DataError
 from .model import Model
-from .packs import Pack, check_classes, model_inputs
+from .packing import check_classes, model_inputs
+from .packs import Pack
 from .table import Table
 from .writeback import write_back
 

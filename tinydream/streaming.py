@@ -17,7 +17,7 @@ from ._native import lib
 from .cells import CellType
 from .errors import DataError, UsageError
 from .files import SectionStream, atomic_stream
-from .packs import best_part, part_record, sample_starts, schema_section
+from .packing import best_part, part_record, sample_starts, schema_section
 from .reduction import PUBLISHED
 from .schema import Field, FieldPlanner, Lossy, Schema, add_error
 from .sources import arrow, arrow_columns, csv_chunks, csv_header, label_names, read_array
