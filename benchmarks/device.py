@@ -30,7 +30,6 @@ from marks import fill
 from tinydream import compiler, model
 from tinydream._native import ffi, lib
 from tinydream.files import atomic_write
-from tinydream.graph import read_graph
 
 HERE = Path(__file__).resolve().parent
 MODELS = Path(os.environ.get("TINYDREAM_MODELS", HERE.parent.parent / "shared" / "models"))
@@ -146,13 +145,6 @@ def layer(shape: tuple[int, ...], make: Callable[[Any], Any]) -> Callable[[], mo
     return lambda: compiler.compile_model(convert(whole))
 
 
-class Frozen(compiler.Compiler):
-    """Compiles a model without a tail: everything runs in int8."""
-
-    def find_cut(self, cut: Any, chain: Any) -> tuple[int, list[Any]]:
-        return self.output(chain[-1]).index, []
-
-
 def stored(name: str, *, whole: bool = False) -> Callable[[], model.Model | None]:
     def load() -> model.Model | None:
         path = MODELS / name
@@ -160,7 +152,7 @@ def stored(name: str, *, whole: bool = False) -> Callable[[], model.Model | None
             print(f"{name} is not in {MODELS} (set TINYDREAM_MODELS): its row is left out", file=sys.stderr)
             return None
         content = path.read_bytes()
-        return Frozen(read_graph(content)).compile(None) if whole else compiler.compile_model(content)
+        return compiler.compile_model(content, whole=whole)
 
     return load
 

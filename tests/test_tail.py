@@ -225,13 +225,15 @@ def test_litert_runs_what_was_written_back(seed: int, learn: Any) -> None:
 # ------------------------------------------------------------------------ boards
 
 
-@pytest.mark.parametrize("board_id", ["host", "microbit", "an386"])
-def test_boards_train_to_the_host_s_bits(board_id: str) -> None:
-    tflite = int8_model(7, 3)
+@pytest.mark.parametrize(("board_id", "is_float"), [("host", False), ("microbit", False), ("an386", False),
+                                                    ("host", True), ("an386", True)])  # fmt: skip
+def test_boards_train_to_the_host_s_bits(board_id: str, is_float: bool) -> None:
+    tflite = (float_model if is_float else int8_model)(7, 3)
     model = compile_model(tflite, "#0", "all" if board_id != "microbit" else "bias")
     random = np.random.default_rng(0)
     rows = model.quantise(random.normal(size=(30, *model.input_shape)).astype(np.float32))
-    pack = td.pack(td.table_from_arrays(rows, np.arange(30) % model.n_classes), through=model, per_class=4)
+    pack = td.pack(td.table_from_arrays(rows, np.arange(30) % model.n_classes), through=model, per_class=4,
+                   resolution=0.01 if is_float else None)  # fmt: skip
     config = TrainConfig(epochs=3, learning_rate=0.05)
     planned = td.plan(model, boards.board(board_id), train=pack)
     trainer = Trainer(model, pack, config=config)
@@ -250,8 +252,21 @@ def test_boards_train_to_the_host_s_bits(board_id: str) -> None:
     assert tuned == write_back(tflite, model, trainer.parameters, trainer.logit_range())
 
 
-def test_packs_of_float_embeddings_are_refused() -> None:
+def test_float_embeddings_are_packed_in_steps_that_somebody_chose() -> None:
     model = compile_model(float_model(3), 1)
-    rows = np.zeros((4, *model.input_shape), np.float32)
-    with pytest.raises(DataError, match="float32, and a pack holds integers"):
-        td.pack(td.table_from_arrays(rows, [0, 1, 0, 1]), through=model)
+    rows = np.random.default_rng(0).normal(size=(40, *model.input_shape)).astype(np.float32)
+    table = td.table_from_arrays(rows, np.arange(40) % model.n_classes)
+    with pytest.raises(DataError, match=r"float32; packed rows are integers.*resolution"):
+        td.pack(table, through=model)
+    with pytest.raises(DataError, match="take a larger resolution"):
+        td.pack(table, through=model, resolution=1e-9)
+    pack = td.pack(table, through=model, resolution=0.01, keep_order=True)
+    real, step = model.embed(rows), np.float64(np.float32(0.01))
+    assert (pack.scale, pack.zero_point) == (step, 0)
+    found = pack[:] * step - real
+    assert pack.embedding_error == (np.abs(found).max(), np.sqrt((found**2).mean()))
+    assert pack.embedding_error[0] <= 0.00501
+    replay = td.pack(table, through=model, resolution=0.01, replay=10)
+    Trainer(model, pack, replay).run()
+    with pytest.raises(DataError, match="steps of 0.02.*one resolution"):
+        Trainer(model, pack, td.pack(table, through=model, resolution=0.02, replay=10))

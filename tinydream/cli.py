@@ -138,15 +138,13 @@ def _push(options: argparse.Namespace) -> None:
     from .compiler import compile_model
     from .files import atomic_write
     from .packs import open_pack
-    from .train import check_pack
+    from .train import check_packs
 
     console = _console(options)
     model = compile_model(Path(options.model), options.cut, options.learn)
     train = open_pack(options.data) if options.data else None
     replay = open_pack(options.replay) if options.replay else None
-    for pack in (train, replay):
-        if pack is not None:
-            check_pack(model, pack)
+    check_packs(model, train, replay)
     with _connect(options) as device:
         pushed = journey.push(device, model, train, replay, progress=console.progress)
     console.close()

@@ -168,17 +168,21 @@ def _pack_whole(options: argparse.Namespace) -> None:
     packed.save(options.output)
     _pack_answer(options, rows=len(packed), samples=packed.n_samples, features=packed.n_features,
                  size=len(packed.data), schema=packed.schema, psnr=packed.psnr, streamed=False,
-                 parts=int(packed.native.n_parts))  # fmt: skip
+                 parts=int(packed.native.n_parts), embedding_error=packed.embedding_error)  # fmt: skip
 
 
 def _pack_answer(
     options: argparse.Namespace, *, rows: int, samples: int, features: int, size: int, schema: Any, psnr: float | None,
-    streamed: bool, parts: int,
+    streamed: bool, parts: int, embedding_error: tuple[float, float] | None = None,
 ) -> None:  # fmt: skip
     raw = rows * (4 * features + 1)
     facts = {"rows": rows, "samples": samples, "features": features, "bytes": size, "bytes_raw_float32": raw,
-             "psnr": psnr, "schema": schema.as_list(), "streamed": streamed, "parts": parts}  # fmt: skip
+             "psnr": psnr, "schema": schema.as_list(), "streamed": streamed, "parts": parts,
+             "embedding_error": embedding_error}  # fmt: skip
     lost = [line for line in _field_lines(schema) if "lossy" in line]
+    if embedding_error is not None:
+        most, rms = embedding_error
+        lost.append(f"embeddings in steps of {options.resolution:g}: at most {most:.3g} off, RMS {rms:.3g}")
     if psnr is not None:
         lost.append(f"not as they were: {psnr:.2f} dB PSNR at quality {options.quality}")
     if streamed:

@@ -48,7 +48,8 @@ def pack(
 ) -> Pack:
     """Packs a table, losslessly unless `replay`, `lossy_bits`, `resolution` or a quality of images is given.
 
-    `through`: a model; rows are its inputs, and what is packed is their int8 embedding at the cut.
+    `through`: a model; rows are its inputs, and what is packed is their embedding at the cut: int8, or float32 as
+    multiples of `resolution`, which it then needs.
     `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
     "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
     integers, as a replay set; the method may then also be "random". `images`: rows are images, packed under these
@@ -74,14 +75,18 @@ def _pack_mcu(
     images: ImageOptions | None, lossy_bits: int | None, resolution: float | None, keep_order: bool,
     progress: Progress | None,
 ) -> Pack:  # fmt: skip
+    meta: dict[str, Any] = {}
+    scale = 1.0 if through is None else through.embedding_scale
     if through is not None:
         table = _embed(table, through, progress)
+    if through is not None and through.output_dtype.kind == "f":
+        table, scale, meta["embedding_error"] = _in_steps(table, resolution)
+        lossy_bits = resolution = None
     if replay is not None:
-        return _pack_replay(table, replay, method, seed, through, images)
+        return _pack_replay(table, replay, method, seed, through, images, scale, meta)
     if images is not None:
         return _encode_images(table, _groups(table, per_class, method), None, method, per_class, images, keep_order)
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
-    meta: dict[str, Any] = {}
     in_blocks = overlap(table.windows)
     if in_blocks:
         table, cut = as_blocks(table)
@@ -97,7 +102,7 @@ def _pack_mcu(
         group: Groups = np.zeros(len(stored), dtype=np.uint32)
     else:
         group = _groups(stored if schema.plain or method != "variance" else _to_one_scale(stored), per_class, method)
-    return _encode(stored, group, None, method, through, per_class, meta, keep_order=keep_order)
+    return _encode(stored, group, None, method, through, per_class, meta, keep_order=keep_order, scale=scale)
 
 
 def _groups(table: Table, per_class: int, method: str) -> Groups:
@@ -106,8 +111,9 @@ def _groups(table: Table, per_class: int, method: str) -> Groups:
 
 
 def _pack_replay(
-    table: Table, budget: int, method: str, seed: int, through: Model | None, images: ImageOptions | None
-) -> Pack:
+    table: Table, budget: int, method: str, seed: int, through: Model | None, images: ImageOptions | None, scale: float,
+    meta: dict[str, Any],
+) -> Pack:  # fmt: skip
     if table.targets:
         raise DataError(f"{table.source}: replay sets have classes; labels that are real numbers or several do not go")
     unsigned_rows(table.flat())  # refuses rows that the rounding below would make integers
@@ -119,7 +125,7 @@ def _pack_replay(
         table = Table(pixels, samples.labels, table.classes, table.source)
         return _encode_images(table, group, samples.weights, method, budget, images)
     table = Table(rounded, samples.labels, table.classes, table.source)
-    return _encode(table, group, samples.weights, method, through, budget, {})
+    return _encode(table, group, samples.weights, method, through, budget, meta, scale=scale)
 
 
 def _encode_images(
@@ -198,13 +204,29 @@ def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
             f"{table.source}: the model remembers (SVDF, LSTM), so a row's embedding would depend on the rows before "
             "it; choose a cut before that operator, or pack without `through`"
         )
-    if model.output_dtype.kind == "f":
-        raise DataError(
-            f"{table.source}: the tensor at the model's cut is float32, and a pack holds integers. Convert the model "
-            "fully int8 with a representative dataset"
-        )
     embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
+
+
+def _in_steps(table: Table, resolution: float | None) -> tuple[Table, float, list[float]]:
+    """float32 embeddings as multiples of `resolution`; its f32 value; the largest and the root mean square error."""
+    if resolution is None:
+        raise DataError(
+            f"{table.source}: the tensor at the model's cut is float32; packed rows are integers times one scale. "
+            "Say which steps are fine enough: resolution=0.01 (--resolution 0.01), the same for a replay set; or "
+            "convert the model fully int8"
+        )
+    Lossy(resolution=resolution)  # refuses what is no step
+    step, real = np.float32(resolution), table.values.astype(np.float64)
+    steps = np.rint(real / step)
+    if step == 0 or not np.isfinite(steps).all() or np.abs(steps).max() >= 2**24:
+        raise DataError(
+            f"{table.source}: embeddings from {real.min():g} to {real.max():g} are no f32 multiples of {resolution:g}; "
+            "take a larger resolution, and check the model's outputs"
+        )
+    lost = np.abs(steps * step - real)
+    stored = Table(steps.astype(np.int32), table.labels, table.classes, table.source, targets=table.targets)
+    return stored, float(step), [float(lost.max()), float(np.sqrt((lost**2).mean()))]
 
 
 def _encode(
@@ -219,10 +241,11 @@ def _encode(
     *,
     class_wise: bool = True,
     keep_order: bool = False,
+    scale: float = 1.0,
 ) -> Pack:
     """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own.
 
-    `meta`: what the metadata says beside the classes.
+    `meta`: what the metadata says beside the classes. `scale`: of the rows of a model.
     """
     order = np.argsort(table.labels, kind="stable") if group is None else np.lexsort((group, table.labels))
     rows, minimum, width = unsigned_rows(table.flat())
@@ -243,7 +266,8 @@ def _encode(
     begins = np.concatenate(starts)
     described = schema_section(
         n_rows=len(rows), n_samples=int(begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
-        n_parts=len(present), width=width, low=minimum, high=minimum + int(rows.max()), model=model, image=image,
+        n_parts=len(present), width=width, low=minimum, high=minimum + int(rows.max()), model=model, scale=scale,
+        image=image,
     )  # fmt: skip
     sections = {
         lib.TD_PACK_SCHEMA: described,
@@ -329,12 +353,10 @@ def part_record(header: Any, offset: int, label: int) -> bytes:
 
 def schema_section(
     *, n_rows: int, n_samples: int, n_features: int, n_classes: int, n_parts: int, width: int, low: int, high: int,
-    model: Model | None = None, image: Transformed | None = None,
+    model: Model | None = None, scale: float = 1.0, image: Transformed | None = None,
 ) -> bytes:  # fmt: skip
     """The section of that name; `low` and `high`: the smallest and the largest value."""
-    scale, zero_point, model_hash = (
-        (model.embedding_scale, model.embedding_zero_point, model.embedding_hash) if model else (1.0, 0, 0)
-    )
+    zero_point, model_hash = (model.embedding_zero_point, model.embedding_hash) if model else (0, 0)
     return b"".join((
         np.array([n_rows, n_samples], dtype="<u4").tobytes(),
         np.array([n_features, n_classes, n_parts], dtype="<u2").tobytes(),

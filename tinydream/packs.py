@@ -147,6 +147,13 @@ class Pack:
         return height, width, self.n_features // (height * width)
 
     @property
+    def embedding_error(self) -> tuple[float, float] | None:
+        """Largest and root mean square error of float32 embeddings packed in steps of `scale`; None for all others."""
+        found: Any = self._meta.get("embedding_error")
+        known = isinstance(found, list) and len(found) == 2 and all(isinstance(error, float) for error in found)
+        return (found[0], found[1]) if known else None
+
+    @property
     def psnr(self) -> float | None:
         """Of images packed with a quality: peak signal-to-noise ratio against the originals, dB; else None."""
         found = self._meta.get("psnr")
@@ -301,6 +308,7 @@ class Pack:
             "schema": self.schema.as_list(), "windows": self._cut.as_map() if self._cut else None,
             "profile": self.profile, "order_kept": bool(self.native.order != ffi.NULL),
             "scale": self.scale, "zero_point": self.zero_point, "model_hash": f"{int(self.native.model_hash):08x}",
+            "embedding_error": self.embedding_error,
         }  # fmt: skip
 
     @property

@@ -11,7 +11,7 @@ from ._native import ffi, lib
 from .boards import Board
 from .errors import BudgetError
 from .packs import Pack
-from .train import TrainConfig, check_pack, for_board, native_config
+from .train import TrainConfig, check_packs, for_board, native_config
 
 if TYPE_CHECKING:
     from .model import Model, OperatorRow
@@ -142,9 +142,7 @@ def draft(
     config: TrainConfig | None = None,
 ) -> Plan:  # fmt: skip
     """The plan whether it fits or not. Raises DataError when a pack was not made through this model."""
-    for pack in (train, replay):
-        if pack is not None:
-            check_pack(model, pack)
+    check_packs(model, train, replay)
     steps = sum(pack.n_samples for pack in (train, replay) if pack and train)
     decided = for_board(config or TrainConfig(), board.has_fpu)
     return Plan(board, model, _ram(model, board, decided), _flash(model, board, train, replay), steps, decided)

@@ -177,9 +177,7 @@ class Trainer:
         """`train` may be None for a Trainer that only predicts. Raises DataError when a pack does not fit the model."""
         self.model, self.config = model, config or TrainConfig()
         self._packs = (train, replay)
-        for pack in self._packs:
-            if pack is not None:
-                check_pack(model, pack)
+        check_packs(model, train, replay)
         native = native_config(self.config)
         size = lib.td_trainer_size(model.native, native, ffi.NULL)
         self._memory = ffi.new("uint64_t[]", size // 8 + 1)
@@ -347,6 +345,18 @@ def check_held(config: TrainConfig, n_held: int) -> None:
     """Raises DataError when a share was to be held back and the set is too small for it."""
     if config.held_back and n_held == 0:
         raise DataError(f"held_back {config.held_back} of this training set is less than one sample: hold back more")
+
+
+def check_packs(model: Model, train: Pack | None, replay: Pack | None) -> None:
+    """Raises DataError when a pack does not fit the model, or the two do not go together."""
+    for pack in (train, replay):
+        if pack is not None:
+            check_pack(model, pack)
+    if train is not None and replay is not None and train.scale != replay.scale:
+        raise DataError(
+            f"{replay.source}: packed in steps of {replay.scale:g}, and {train.source} in steps of {train.scale:g}; "
+            "pack both with one resolution"
+        )
 
 
 def check_pack(model: Model, pack: Pack) -> None:
