@@ -268,5 +268,5 @@ def test_float_embeddings_are_packed_in_steps_that_somebody_chose() -> None:
     assert pack.embedding_error[0] <= 0.00501
     replay = td.pack(table, through=model, resolution=0.01, replay=10)
     Trainer(model, pack, replay).run()
-    with pytest.raises(DataError, match="steps of 0.02.*one resolution"):
+    with pytest.raises(DataError, match=r"steps of 0.02.*one resolution"):
         Trainer(model, pack, td.pack(table, through=model, resolution=0.02, replay=10))
