@@ -382,9 +382,9 @@ def embedded(tail: Tail, seed: int = 0, n: int = 120, spread: int = 15, **option
     values = random.integers(-90, 90, (3, tail.embedding_size))[labels] // (spread // 15) + random.integers(
         -spread, spread + 1, (n, tail.embedding_size)
     )
-    through = SimpleNamespace(embed=lambda inputs, progress: inputs, output_dtype=np.dtype(np.int8), n_classes=3, input_size=tail.embedding_size,
-                              has_state=False, input_dtype=np.dtype(np.int8), input_shape=(tail.embedding_size,),
-                              embedding_scale=tail.embedding_scale,
+    through = SimpleNamespace(embed=lambda inputs, progress: inputs, n_classes=3, input_size=tail.embedding_size,
+                              has_state=False, output_dtype=np.dtype(np.int8), input_dtype=np.dtype(np.int8),
+                              input_shape=(tail.embedding_size,), embedding_scale=tail.embedding_scale,
                               embedding_zero_point=tail.embedding_zero_point, embedding_hash=0)  # fmt: skip
     return pack(table_from_arrays(values.astype(np.int8), labels), through=through, **options)  # type: ignore[arg-type]
 
