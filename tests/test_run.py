@@ -222,7 +222,8 @@ def test_a_board_runs_a_whole_model(board_id: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "board_id"),
-    [("kws_ref_model", "an386"), ("pretrainedResnet_quant", "an386"), ("hello_world_int8", "microbit"),
+    [("kws_ref_model", "an386"), ("pretrainedResnet_quant", "an386"), ("ad01_int8", "an547"),
+     ("vww_96_int8", "an547"), ("hello_world_int8", "microbit"),
      ("moving", "an386"), ("moving", "microbit")],
 )  # fmt: skip
 def test_boards_give_the_reference_s_outputs(name: str, board_id: str) -> None:
