@@ -40,7 +40,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/codec.py --readme README.md
 	$(BIN)/python benchmarks/images.py --readme docs/DESIGN.md
 	$(BIN)/python benchmarks/reader.py --readme README.md
-	$(BIN)/python benchmarks/linear.py --readme README.md --plot docs/linear.png
+	$(BIN)/python benchmarks/linear.py --readme docs/DESIGN.md --plot docs/linear.png
 
 # Debian packages: what is missing is installed where that is allowed, and named where it is not.
 toolchain:

@@ -1,6 +1,6 @@
-"""Whether packing and decoding are linear in rows and features; prints the table of README and draws its plot.
+"""Whether packing and decoding are linear in rows and features; prints the table of docs/DESIGN.md and draws its plot.
 
-    python benchmarks/linear.py [--rows N] [--features N] [--plot docs/linear.png] [--readme README.md]
+    python benchmarks/linear.py [--rows N] [--features N] [--plot docs/linear.png] [--readme docs/DESIGN.md]
 
 Rows are those of the watch int8 set in random order, over and over, each value with noise of -1, 0 or 1 added. Rows
 with many features are 2,000 windows of consecutive rows of it. Doubling the one or the other should double seconds of
