@@ -150,8 +150,10 @@ def test_those_networks_had_every_operator() -> None:
 
 def test_an_output_that_is_not_computed_is_refused() -> None:
     graph = read_graph(moving_model())
-    constant = next(t.index for t in graph.tensors if t.data is not None and t.dtype == "INT8" and len(t.scales) == 1)
-    graph = dataclasses.replace(graph, outputs=(constant,))
+    found = next(t for t in graph.tensors if t.data is not None and t.dtype == "INT8" and len(t.scales) == 1)
+    constant, tensors = found.index, list(graph.tensors)
+    tensors[constant] = dataclasses.replace(found, shape=(1, found.size), signature=(1, found.size))
+    graph = dataclasses.replace(graph, tensors=tuple(tensors), outputs=(constant,))
     with pytest.raises(FormatError, match=f"tensor {constant} is not computed"):
         Compiler(graph).compile_whole()
 
