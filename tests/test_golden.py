@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from make_golden import GOLDEN, crc, golden_files
+import spec_archive
+import spec_fields
+import spec_images
+import spec_reader
+from make_golden import GOLDEN, crc, golden_files, golden_packs
 from models import run_reference
 
 from tinydream.compiler import compile_model
+from tinydream.packs import Pack
 
 # Those of the packs are in test_packs.py; rows.txt follows from them.
 HASHES = {
@@ -44,3 +52,17 @@ def test_the_model_s_embedding_is_litert_s() -> None:
     source = (GOLDEN.parent / "c" / "test_core.c").read_text(encoding="utf-8")
     found = re.search(r"model\.embedding_size\) == 0x([0-9A-F]{8})u", source)
     assert found is not None and int(found[1], 16) == crc(expected.tobytes())
+
+
+def test_the_specification_reads_every_pack_in_150_lines() -> None:
+    """And in a few more what only some packs have: that is how long the format takes to say."""
+    assert len(Path(spec_reader.__file__).read_text(encoding="utf-8").splitlines()) <= 150
+    for module in (spec_archive, spec_images, spec_fields):
+        assert len(Path(module.__file__).read_text(encoding="utf-8").splitlines()) <= 70
+    alone = "import sys, spec_reader, spec_fields; sys.exit(any(name in sys.modules for name in ('numpy', 'tinydream')))"
+    subprocess.run([sys.executable, "-c", alone], cwd=GOLDEN.parent, check=True)
+    packs = {path.name: spec_reader.read_tdz(path.read_bytes()) for path in GOLDEN.glob("*.tdz")}
+    assert set(packs) == set(golden_packs())
+    for name, spec in packs.items():
+        made = Pack((GOLDEN / name).read_bytes())
+        assert spec.rows == made.decode().tolist() and spec.labels == made.row_classes.tolist(), name

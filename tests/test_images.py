@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from spec_reader import read_image, read_tdz
+from spec_images import read_image
+from spec_reader import read_tdz
 
 from tinydream._native import ffi, lib, view
 from tinydream.cli import main

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from spec_reader import read_fields, read_tdz
+from spec_fields import read_fields
+from spec_reader import read_tdz
 
 import tinydream as td
 from tinydream._native import lib
