@@ -59,7 +59,7 @@ def test_the_specification_reads_every_pack_in_150_lines() -> None:
     assert len(Path(spec_reader.__file__).read_text(encoding="utf-8").splitlines()) <= 150
     for module in (spec_archive, spec_images, spec_fields):
         assert len(Path(module.__file__).read_text(encoding="utf-8").splitlines()) <= 70
-    alone = "import sys, spec_reader, spec_fields; sys.exit(any(name in sys.modules for name in ('numpy', 'tinydream')))"
+    alone = "import sys, spec_reader, spec_fields; sys.exit(any(m in sys.modules for m in ('numpy', 'tinydream')))"
     subprocess.run([sys.executable, "-c", alone], cwd=GOLDEN.parent, check=True)
     packs = {path.name: spec_reader.read_tdz(path.read_bytes()) for path in GOLDEN.glob("*.tdz")}
     assert set(packs) == set(golden_packs())
