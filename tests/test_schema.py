@@ -401,3 +401,13 @@ def test_windows_of_real_labels_and_their_size() -> None:
     assert len(overlapping.data) < 1.3 * len(apart.data)  # not 8 times
     again = Pack(overlapping.data)
     assert np.array_equal(again[10], run[80:144, None]) and again.facts()["windows"]["runs"] == [493]
+
+
+@pytest.mark.parametrize("profile", ["mcu", "archive"])
+def test_windows_stay_where_they_were_given(profile: str) -> None:
+    random = np.random.default_rng(3)
+    runs = [random.integers(-99, 99, (n, 2)).astype("i2") for n in (40, 30, 50, 31)]
+    table = td.series(runs, ["b", "a", "b", "a"], window=20, hop=5)
+    made = pack(table, keep_order=True, profile=profile)
+    assert np.array_equal(made[:], table.values) and np.array_equal(made.labels, table.labels)
+    assert np.array_equal(made[7], table.values[7])

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import tinydream as td
 from tinydream.errors import DataError, UsageError
 from tinydream.sources import read, series
 from tinydream.table import table_from_arrays, table_from_columns
@@ -336,6 +337,41 @@ def test_data_frames_and_parquet(tmp_path: Path) -> None:
     assert_like_frame(read(tmp_path / "t.parquet").columns)
     assert_like_frame(read(pl.from_pandas(frame)).columns)
     assert read(frame, label="c").classes == ("u", "v")
+
+
+def test_an_entry_of_a_category_may_be_missing() -> None:
+    categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 1]), pa.array(["x", None]))
+    found = read(pa.table({"c": categories})).columns[0]
+    assert found.missing is not None and found.missing.tolist() == [False, True, True, True]
+
+
+def test_days_of_both_kinds_are_days() -> None:
+    day = 86_400_000
+    found = read(pa.table({"d": pa.array([0, day, None], pa.date64())})).columns[0]
+    assert found.values.dtype == "M8[D]" and found.values.view("i8").tolist()[:2] == [0, 1]
+    with pytest.raises(DataError, match="holds times of day"):
+        read(pa.table({"d": pa.array([day + 1], pa.int64()).view(pa.date64())}))
+
+
+def test_what_arrow_cannot_hold_is_refused() -> None:
+    for frame in (pd.DataFrame({"a": [1, "x"]}), pd.DataFrame([[1, 2]], columns=["a", "a"]), pl.Series([1])):
+        with pytest.raises(DataError, match="that Arrow cannot hold"):
+            read(frame)
+
+
+def test_packs_are_made_of_all_that_can_be_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.eye(3))
+    assert td.pack(pd.DataFrame({"a": [1, 2]})).names == ("a",)
+    assert len(td.pack(np.eye(3))) == len(td.pack(tmp_path / "x.npy")) == 3
+    with pytest.raises(DataError, match="table_from_arrays"):
+        td.pack([[1, 2]])
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", ">i4", ">u8"])
+def test_bytes_in_the_other_order(dtype: str) -> None:
+    values = np.array([[1.5, -2], [19.99, 3]]).astype(dtype)
+    made = td.pack(values, keep_order=True)
+    assert np.array_equal(made[:], values) and made[:].dtype == np.dtype(dtype).newbyteorder("=")
 
 
 def test_what_is_no_frame_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

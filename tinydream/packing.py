@@ -17,6 +17,7 @@ from .keys import encode_sorted
 from .packs import PROFILES, VALUE_TYPES, Pack, Progress
 from .reduction import LARGE, PUBLISHED, condense, condense_published, reduce, unsigned_rows
 from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
+from .sources import as_table
 from .table import Table
 from .windows import as_blocks, overlap
 
@@ -32,7 +33,7 @@ MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
 def pack(
-    table: Table,
+    table: Table | Any,
     *,
     through: Model | None = None,
     per_class: int = 16,
@@ -48,9 +49,9 @@ def pack(
 ) -> Pack:
     """Packs a table, losslessly unless `replay`, `lossy_bits`, `resolution` or a quality of images is given.
 
+    `table`: also all that `read` reads, such as a data frame, and an array of rows without labels.
     `through`: a model; rows are its inputs, and what is packed is their embedding at the cut: int8, or float32 as
-    multiples of `resolution`, which it then needs.
-    `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
+    multiples of `resolution`, which it then needs. `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
     "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
     integers, as a replay set; the method may then also be "random". `images`: rows are images, packed under these
     options and read back as pixels. `lossy_bits`: real numbers keep so many bits of their column's range; `resolution`:
@@ -65,7 +66,7 @@ def pack(
     if images is not None and through is not None:
         raise UsageError("what is packed through a model are embeddings, not images; leave either out")
     made = _pack_mcu(
-        table, through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
+        as_table(table), through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
     )
     return made if profile == "mcu" else _archived(made)
 
@@ -89,7 +90,7 @@ def _pack_mcu(
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
     in_blocks = overlap(table.windows)
     if in_blocks:
-        table, cut = as_blocks(table)
+        table, cut = as_blocks(table, keep_order=keep_order)
         meta["windows"] = cut.as_map()
     schema = plan_fields(table, lossy)
     stored = Table(encode_table(schema, table), table.labels, table.classes, table.source)

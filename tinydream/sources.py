@@ -140,6 +140,13 @@ def arrow(purpose: str) -> Any:
     return pyarrow
 
 
+def as_table(source: Any) -> Table:
+    """A Table as it is; of anything else what `read` reads, or the rows of an array, without labels."""
+    if isinstance(source, Table):
+        return source
+    return table_from_arrays(source, None) if isinstance(source, np.ndarray) else read(source)
+
+
 def from_frame(
     frame: Any, *, label: str | Sequence[str] | None = None, classes: Sequence[str] | int | None = None,
     real: bool | None = None,
@@ -147,8 +154,15 @@ def from_frame(
     """A Table of a data frame: pandas, polars, pyarrow, or any other with the Arrow PyCapsule interface."""
     kind = type(frame).__name__
     if not hasattr(frame, "__arrow_c_stream__"):
-        raise DataError(f"a {kind} is no data frame: it has no Arrow interface (__arrow_c_stream__)")
-    table = arrow("reading a data frame").table(frame)
+        raise DataError(
+            f"a {kind} is no data frame: it has no Arrow interface (__arrow_c_stream__). Arrays become tables by "
+            "table_from_arrays, columns by table_from_columns"
+        )
+    pyarrow = arrow("reading a data frame")
+    try:
+        table = pyarrow.table(frame)
+    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        raise DataError(f"a {kind} that Arrow cannot hold as a table: {error}") from error
     return table_from_columns(arrow_columns(table, kind), label=label, classes=classes, real=real, source=kind)
 
 
@@ -180,7 +194,10 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
         own = _arrow_column(name, chunk.indices, source)
         if not len(entries):
             return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
-        return Column(name, entries.values[own.values], own.missing)
+        gone = own.missing
+        if entries.missing is not None:  # an entry may be null, as an index may
+            gone = entries.missing[own.values] if gone is None else gone | entries.missing[own.values]
+        return Column(name, entries.values[own.values], gone if gone is not None and gone.any() else None)
     if types.is_null(kind):
         return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
     missing = chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else None
@@ -207,7 +224,11 @@ def _arrow_numbers(chunk: Any, where: str) -> Array:
     if types.is_date32(kind):
         return _raw_integers(chunk, pyarrow.int32()).astype("M8[D]")
     if types.is_date64(kind):
-        return _raw_integers(chunk, pyarrow.int64()).view("M8[ms]")
+        times = _raw_integers(chunk, pyarrow.int64()).view("M8[ms]")
+        days = times.astype("M8[D]")
+        if (days != times).any():  # Arrow says that there are none, but does not look
+            raise DataError(f"{where} is of type {kind}, but holds times of day; cast it to a timestamp")
+        return days
     if types.is_timestamp(kind) or types.is_duration(kind):
         letter = "M" if types.is_timestamp(kind) else "m"
         return _raw_integers(chunk, pyarrow.int64()).view(f"{letter}8[{kind.unit}]")

@@ -123,7 +123,8 @@ def table_from_arrays(
         )
     if array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
         raise DataError(f"{source}: values of type {array.dtype} are not numbers")
-    table = Table(np.ascontiguousarray(array), np.zeros(len(array), dtype=np.int64), ("0",), source)
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    table = Table(array, np.zeros(len(array), dtype=np.int64), ("0",), source)
     if labels is None:
         return _with_classes(table, table.labels, classes) if classes is not None else table
     given = np.asarray(labels)

@@ -70,15 +70,18 @@ class Cut:
         return made
 
 
-def as_blocks(table: Table) -> tuple[Table, Cut]:
-    """A table of overlapping windows as one of blocks that hold every sample once, class by class, and the way back."""
+def as_blocks(table: Table, *, keep_order: bool = False) -> tuple[Table, Cut]:
+    """A table of overlapping windows as one of blocks that hold every sample once, and the way back.
+
+    Runs come class by class, or with `keep_order` as they were given.
+    """
     windows = table.windows
     assert windows is not None
     block = math.gcd(windows.length, windows.hop)
     given = np.array(windows.runs, dtype=np.int64)
     ends = np.cumsum(given)
     first = ends - given
-    order = np.argsort(table.labels[first], kind="stable")
+    order = np.arange(len(first)) if keep_order else np.argsort(table.labels[first], kind="stable")
     pieces, labels, counts = [], [], []
     for run in order.tolist():
         own = table.values[first[run] : ends[run]]
