@@ -51,7 +51,8 @@ def pack(
 
     `table`: also all that `read` reads, such as a data frame, and an array of rows without labels.
     `through`: a model; rows are its inputs, and what is packed is their embedding at the cut: int8, or float32 as
-    multiples of `resolution`, which it then needs. `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
+    multiples of `resolution`, which it then needs.
+    `per_class`: condensed samples a class (see `reduce.condense`). `method`: "variance" (ours),
     "entrogede" or "greedygd" (published plan and condense). `replay`: keep this many weighted samples only, rounded to
     integers, as a replay set; the method may then also be "random". `images`: rows are images, packed under these
     options and read back as pixels. `lossy_bits`: real numbers keep so many bits of their column's range; `resolution`:
