@@ -4,6 +4,7 @@
  * number a row), which one more bit refines in one pass: no base is ever written out or hashed. */
 #include "td_bits.h"
 
+/* For bits that may be taken back, and numbers of groups that count up with the rows. */
 typedef struct refinement {
     uint32_t *group;    /* n_rows: base of each row */
     uint32_t *next;     /* n_rows: the same after the bit under trial */
@@ -12,7 +13,8 @@ typedef struct refinement {
     uint32_t n_groups;
 } refinement;
 
-static const uint32_t NONE = 0xFFFFFFFFu;
+/* MARK: what is counted is zeros (of a bit), or what stands there is a group (and no count). */
+static const uint32_t NONE = 0xFFFFFFFFu, MARK = 0x80000000u;
 
 uint32_t td_plan_work_size(uint32_t n_rows)
 {
@@ -50,19 +52,63 @@ static void accept(refinement *r, uint32_t n_groups)
     r->n_groups = n_groups;
 }
 
+/* For bits of which the rarer value is known: the rows that hold it leave the groups that hold both. */
+typedef struct partition {
+    uint32_t *group;    /* n_rows: base of each row */
+    uint32_t *size;     /* rows of a group */
+    uint32_t *seen;     /* of a group, all 0 between splits: rows that hold the value; then the group they go to */
+    uint32_t *list;     /* rows that hold the value */
+    uint32_t n_rows;
+    uint32_t n_groups;
+} partition;
+
+static void partition_init(partition *p, uint32_t n_rows, void *work)
+{
+    p->group = (uint32_t *)work;
+    p->size = p->group + n_rows;
+    p->seen = p->size + n_rows;
+    p->list = p->seen + n_rows;
+    p->n_rows = n_rows;
+    p->n_groups = 1;
+    memset(p->group, 0, (size_t)n_rows * sizeof *p->group);
+    memset(p->seen, 0, (size_t)n_rows * sizeof *p->seen);
+    p->size[0] = n_rows;
+}
+
+static void split_by(partition *p, const uint32_t *column, uint32_t stride, uint32_t bit, uint32_t value)
+{
+    uint32_t n = 0, before = p->n_groups, n_rows = p->n_rows, *list = p->list;
+    for (uint32_t i = 0; i < n_rows; i++, column += stride) {
+        list[n] = i;
+        n += ((*column >> bit) ^ ~value) & 1u;
+    }
+    for (uint32_t k = 0; k < n; k++) p->seen[p->group[list[k]]]++;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t *group = &p->group[list[k]], *seen = &p->seen[*group];
+        if (!(*seen & MARK)) {
+            if (*seen == p->size[*group]) continue; /* all of its rows hold the value */
+            p->size[*group] -= *seen;
+            p->size[p->n_groups] = *seen;
+            p->seen[p->n_groups] = *group; /* to find it again below */
+            *seen = p->n_groups++ | MARK;
+        }
+        *group = *seen & ~MARK;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        if (p->group[list[k]] < before) p->seen[p->group[list[k]]] = 0;
+    }
+    for (uint32_t g = before; g < p->n_groups; g++) {
+        p->seen[p->seen[g]] = 0;
+        p->seen[g] = 0;
+    }
+}
+
 /* The bits in which the rows of one feature differ. */
 static uint32_t varying_bits(const uint32_t *column, uint32_t n_rows, uint32_t stride)
 {
     uint32_t varying = 0;
     for (uint32_t i = 1; i < n_rows; i++) varying |= column[0] ^ column[(size_t)i * stride];
     return varying;
-}
-
-static uint32_t count_ones(const uint32_t *column, uint32_t n_rows, uint32_t stride, uint32_t bit)
-{
-    uint32_t ones = 0;
-    for (uint32_t i = 0; i < n_rows; i++) ones += column[(size_t)i * stride] >> bit & 1u;
-    return ones;
 }
 
 static int check_table(uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t work_size)
@@ -98,24 +144,48 @@ int td_plan_condense(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
     return (int)r.n_groups;
 }
 
-/* H(p) = H(1-p), and H grows with the rarer value's share, so bits are ordered by the number of their
- * rarer value: exactly, and with no logarithm. Counting sort would need n_rows counters; a shell
- * sort needs nothing. Ties keep the leading bits first. */
-static void sort_bits(uint32_t *order, const uint32_t *rare, uint32_t n)
+static void add_bits(const uint32_t *restrict row, uint32_t n, uint32_t shift, uint32_t *restrict counts)
 {
-    uint32_t gap = 1;
-    while (gap < n / 3) gap = 3 * gap + 1;
-    for (; gap > 0; gap /= 3) {
-        for (uint32_t i = gap; i < n; i++) {
-            uint32_t item = order[i], j = i;
-            for (; j >= gap; j -= gap) {
-                uint32_t before = order[j - gap];
-                if (rare[before] < rare[item] || (rare[before] == rare[item] && before < item)) break;
-                order[j] = before;
+    for (uint32_t f = 0; f < n; f++) counts[f] += row[f] >> shift & 0x01010101u;
+}
+
+/* How many rows have each bit, ones[b] for the row's bit b, leading bits first. Bits that lie eight apart are counted side
+ * by side, in the bytes of a word, as long as no byte overflows. packed: n_features words for each of them. */
+static void count_ones(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *ones,
+                       uint32_t *packed)
+{
+    uint32_t n_shifts = width < 8 ? width : 8u;
+    memset(ones, 0, (size_t)(n_features * width) * sizeof *ones);
+    for (uint32_t first = 0, n; first < n_rows; first += n) {
+        n = n_rows - first < 255u ? n_rows - first : 255u;
+        memset(packed, 0, (size_t)(n_features * n_shifts) * sizeof *packed);
+        for (uint32_t i = first; i < first + n; i++) {
+            const uint32_t *row = rows + (size_t)i * n_features;
+            for (uint32_t shift = 0; shift < n_shifts; shift++) {
+                add_bits(row, n_features, shift, packed + shift * n_features);
             }
-            order[j] = item;
+        }
+        for (uint32_t f = 0; f < n_features; f++) {
+            for (uint32_t bit = 0; bit < width; bit++) {
+                ones[f * width + width - 1u - bit] += packed[(bit & 7u) * n_features + f] >> (bit & 24u) & 0xFFu;
+            }
         }
     }
+}
+
+/* H(p) = H(1-p), and H grows with the rarer value's share, so bits are ordered by the number of their
+ * rarer value: exactly, and with no logarithm. Ties keep the leading bits first. start: n_rows / 2 + 1 entries. */
+static void sort_bits(uint32_t *order, const uint32_t *rare, uint32_t n, uint32_t n_rows, uint32_t *start)
+{
+    uint32_t total = 0;
+    memset(start, 0, (size_t)(n_rows / 2u + 1u) * sizeof *start);
+    for (uint32_t b = 0; b < n; b++) start[rare[b] & ~MARK]++;
+    for (uint32_t count = 0; count <= n_rows / 2u; count++) {
+        uint32_t own = start[count];
+        start[count] = total;
+        total += own;
+    }
+    for (uint32_t b = 0; b < n; b++) order[start[rare[b] & ~MARK]++] = b;
 }
 
 static uint64_t plan_size(uint32_t n_rows, uint32_t n_bases, uint32_t base_bits, uint32_t row_bits)
@@ -130,29 +200,29 @@ int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
     int status = check_table(n_rows, n_features, width, work_size);
     if (status != TD_OK) return status;
     uint32_t row_bits = n_features * width, *rare = order + row_bits, base_bits = 0;
-    for (uint32_t b = 0; b < row_bits; b++) { /* b counts from the row's first bit, leading bits first */
-        uint32_t ones = count_ones(rows + b / width, n_rows, n_features, width - 1u - b % width);
-        rare[b] = ones < n_rows - ones ? ones : n_rows - ones;
-        order[b] = b;
+    count_ones(rows, n_rows, n_features, width, rare, order);
+    for (uint32_t b = 0; b < row_bits; b++) {
+        if (rare[b] > n_rows / 2u) rare[b] = (n_rows - rare[b]) | MARK;
     }
-    sort_bits(order, rare, row_bits);
-    while (base_bits < row_bits && rare[order[base_bits]] == 0) base_bits++;
+    sort_bits(order, rare, row_bits, n_rows, (uint32_t *)work);
+    while (base_bits < row_bits && (rare[order[base_bits]] & ~MARK) == 0) base_bits++;
 
-    refinement r;
-    refinement_init(&r, n_rows, work);
+    partition p;
+    partition_init(&p, n_rows, work);
     result->n_bases = 1;
     result->base_bits = base_bits;
     result->size_bits = plan_size(n_rows, 1, base_bits, row_bits);
     for (uint32_t l = base_bits, since = 0; l < row_bits && (patience == 0 || since < patience); l++) {
-        if (r.n_groups == n_rows) break; /* a base of its own for each row: one more bit only moves to the base */
+        /* Bases never become fewer, so no plan that follows is smaller than all bits in as many bases as there are now. */
+        if (plan_size(n_rows, p.n_groups, row_bits, row_bits) >= result->size_bits) break;
         uint32_t b = order[l];
-        accept(&r, try_bit(&r, rows + b / width, n_features, width - 1u - b % width));
-        if (r.n_groups > TD_MAX_BASES) break;
-        uint64_t size = plan_size(n_rows, r.n_groups, l + 1, row_bits);
+        split_by(&p, rows + b / width, n_features, width - 1u - b % width, !(rare[b] & MARK));
+        if (p.n_groups > TD_MAX_BASES) break;
+        uint64_t size = plan_size(n_rows, p.n_groups, l + 1, row_bits);
         since++;
         if (size >= result->size_bits) continue;
         since = 0;
-        result->n_bases = r.n_groups;
+        result->n_bases = p.n_groups;
         result->base_bits = l + 1;
         result->size_bits = size;
     }
@@ -172,8 +242,9 @@ int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, ui
     refinement r;
     refinement_init(&r, n_rows, work);
     for (uint32_t f = 0; f < n_features; f++) {
+        uint32_t split = mask[f] ? mask[f] & varying_bits(rows + f, n_rows, n_features) : 0;
         for (uint32_t bit = 0; bit < width; bit++) {
-            if (mask[f] >> bit & 1u) accept(&r, try_bit(&r, rows + f, n_features, bit));
+            if (split >> bit & 1u) accept(&r, try_bit(&r, rows + f, n_features, bit));
         }
     }
     memcpy(group, r.group, (size_t)n_rows * sizeof *group);

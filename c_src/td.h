@@ -408,7 +408,7 @@ int td_condense_greedy(const uint32_t *rows, uint32_t n_rows, uint32_t n_feature
  * rounds of moving every row to the nearest mean of its class. label: n_rows classes. Returns the
  * number of groups; TD_E_RANGE for more classes than max_groups. Cost: about
  * n_rows * n_features * log(max_groups) plus
- * lloyd * n_rows * max_groups * n_features. */
+ * lloyd * n_rows * (groups of a class) * n_features. */
 uint32_t td_condense_variance_work_size(uint32_t n_rows, uint32_t n_features, uint32_t max_groups);
 int td_condense_variance(const uint32_t *rows, const uint16_t *label, uint32_t n_rows, uint32_t n_features,
                          uint32_t max_groups, uint32_t lloyd, uint32_t *group, void *work, uint32_t work_size);

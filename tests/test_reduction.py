@@ -276,7 +276,7 @@ def test_wrong_calls_are_refused() -> None:
 
 
 def test_the_core_refuses_what_it_cannot_do() -> None:
-    rows, group, work = ffi.new("uint32_t[]", 8), ffi.new("uint32_t[]", 8), ffi.new("uint64_t[]", 64)
+    rows, group, work = ffi.new("uint32_t[]", 8), ffi.new("uint32_t[]", 8), ffi.new("uint64_t[]", 128)
     label = ffi.new("uint16_t[]", list(range(8)))
     for n, d, width, most, size in [(0, 1, 8, 1, 512), (8, 0, 8, 1, 512), (8, 1, 0, 1, 512), (8, 1, 33, 1, 512),
                                     (8, 1, 8, 0, 512), (2**31, 1, 8, 1, 512), (8, 4097, 8, 1, 512)]:  # fmt: skip
@@ -285,7 +285,7 @@ def test_the_core_refuses_what_it_cannot_do() -> None:
     for n, d, most in [(0, 1, 1), (8, 0, 1), (8, 1, 0), (2**32 - 1, 1, 1), (8, 4097, 1)]:
         assert lib.td_condense_variance(rows, label, n, d, most, 0, group, work, 512) == lib.TD_E_ARGUMENT
     assert lib.td_condense_variance(rows, label, 8, 1, 8, 0, group, work, 64) == lib.TD_E_MEMORY
-    assert lib.td_condense_variance(rows, label, 8, 1, 7, 0, group, work, 512) == lib.TD_E_RANGE
+    assert lib.td_condense_variance(rows, label, 8, 1, 7, 0, group, work, 1024) == lib.TD_E_RANGE
     with pytest.raises(DataError, match="4097 values a row"):
         condense(table_from_arrays(np.zeros((1, 4097), np.int8), [0]), 1)
 
