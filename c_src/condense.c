@@ -227,11 +227,11 @@ static double *mean_of(const condenser *c, uint32_t place)
 }
 
 /* The means of a class's groups as they are now; returns how many have rows. */
-static uint32_t compute_means(condenser *c, uint32_t number)
+static uint32_t compute_means(condenser *c, uint32_t class_number)
 {
-    uint32_t n = 0, d = c->n_features, from = c->class_start[number], to = c->class_start[number + 1u];
+    uint32_t n = 0, d = c->n_features, from = c->class_start[class_number], to = c->class_start[class_number + 1u];
     for (uint32_t g = 0; g < c->n_groups; g++) {
-        if (c->class_of[g] != number) continue;
+        if (c->class_of[g] != class_number) continue;
         c->placed[n] = g;
         c->place[g] = n++;
         c->count[g] = 0;
@@ -288,9 +288,9 @@ static uint32_t nearest_mean(const condenser *c, const uint32_t *row, uint32_t o
 
 static void lloyd_round(condenser *c)
 {
-    for (uint32_t number = 0; number < c->n_classes; number++) {
-        uint32_t n = compute_means(c, number);
-        for (uint32_t m = c->class_start[number]; m < c->class_start[number + 1u]; m++) {
+    for (uint32_t k = 0; k < c->n_classes; k++) {
+        uint32_t n = compute_means(c, k);
+        for (uint32_t m = c->class_start[k]; m < c->class_start[k + 1u]; m++) {
             uint32_t row = c->members[m];
             c->group[row] = c->placed[nearest_mean(c, row_of(c, row), c->place[c->group[row]], n)];
         }

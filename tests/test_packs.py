@@ -243,6 +243,13 @@ def test_the_example_of_the_specification() -> None:
     assert bytes.fromhex("".join(lines)) == made.data
 
 
+def test_an_archive_keeps_the_order_of_a_pack_that_stores_rows_as_they_came() -> None:
+    rows = np.array([[0], [6], [5], [6], [2]], dtype=np.int8)
+    table = table_from_arrays(rows, None)
+    assert lib.TD_PACK_ORDER not in sections_of(pack(table, per_class=3, keep_order=True).data)
+    assert np.array_equal(pack(table, per_class=3, keep_order=True, profile="archive")[:], rows)
+
+
 @QUICK
 @given(table=tables(), archive=st.booleans(), data=st.data())
 def test_rows_stay_where_they_were_given(table: Table, archive: bool, data: st.DataObject) -> None:

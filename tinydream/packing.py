@@ -69,7 +69,7 @@ def pack(
     made = _pack_mcu(
         as_table(table), through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
     )
-    return made if profile == "mcu" else _archived(made)
+    return made if profile == "mcu" else _archived(made, keep_order)
 
 
 def _pack_mcu(
@@ -302,7 +302,7 @@ def _order(stored: npt.NDArray[np.int64]) -> dict[int, bytes]:
     return {lib.TD_PACK_ORDER: np.packbits(bits.ravel(), bitorder="little").tobytes()}
 
 
-def _archived(made: Pack) -> Pack:
+def _archived(made: Pack, keep_order: bool) -> Pack:
     """The same pack as an archive."""
     native, sections = made.native, made.contents()
     starts = np.zeros(int(native.n_rows), dtype=bool)
@@ -319,7 +319,7 @@ def _archived(made: Pack) -> Pack:
         lib.td_encode_part_record(header, record)
         parts += bytes(ffi.buffer(record))
     sections.pop(lib.TD_PACK_ORDER, None)
-    if native.order != ffi.NULL or made._cut is not None:
+    if keep_order or made._cut is not None:
         given = np.empty(len(starts), dtype=np.int64)  # which row each stored one was
         given[made._positions()] = np.arange(len(starts))
         sections.update(_order(given[coded.order]))
