@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +10,21 @@ import numpy.typing as npt
 
 from ._native import ffi, lib, view
 
-__all__ = ["Archived", "archive_rows"]
+__all__ = ["ArchivePlan", "Archived", "archive_rows", "plan_archive", "sorted_in_samples"]
 
 SAMPLE = 2**14  # rows on which contexts are compared
 WORK = 2**24  # values that this may code for all single contexts together
 ALL_PAIRS = 16  # features up to which each difference of two is tried
 GOOD = 4  # single contexts whose differences are tried where there are more
 BLOCK = 2**16  # rows that share one set of probabilities, if their values do not become too many
+BLOCK_BYTES, SAMPLE_BYTES = 24, 16  # that a value takes while blocks are coded, and while contexts are compared
 NONE, LABEL = 0xFFFF, 0xFFFE
 Rows = npt.NDArray[np.uint32]
 Flags = npt.NDArray[np.bool_]
 Context = tuple[int, int]  # features that a value depends on: its context is the first, or their difference
+
+
+Read = Callable[[int, int], tuple[Rows, npt.NDArray[np.int64], Flags]]  # rows from one to before another
 
 
 @dataclass(frozen=True)
@@ -31,27 +35,55 @@ class Archived:
     order: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class ArchivePlan:
+    """How `n_rows` rows become an archive: `contexts` as in the file, rows a `block`, `bits` of an index of cells."""
+
+    n_rows: int
+    contexts: bytes
+    block: int
+    bits: int
+
+    def blocks(self, read: Read) -> Iterator[bytes]:
+        """The codes of each block."""
+        for at in range(0, self.n_rows, self.block):
+            yield _encode(*read(at, min(self.n_rows, at + self.block)), self.contexts, self.bits)
+
+    def head(self, sizes: Sequence[int]) -> bytes:
+        """What stands before the codes in the data section; `sizes`: the bytes of each block."""
+        ends = np.cumsum(sizes).astype("<u4").tobytes()
+        return self.block.to_bytes(4, "little") + bytes((self.bits, 0, 0, 0)) + self.contexts + ends
+
+
 def archive_rows(rows: Rows, labels: npt.NDArray[np.int64], starts: Flags) -> Archived:
     """Rows (n, features) of a pack in stored order, their labels, and which of them begin samples."""
-    order = _sorted_in_samples(rows, starts)
+    order = sorted_in_samples(rows, starts)
     rows = np.ascontiguousarray(rows[order])
-    n, d = rows.shape
-    widths = [int(high).bit_length() for high in rows.max(axis=0).tolist()]
-    plan = bytearray()
-    for width, (first, second) in zip(widths, _choose_contexts(rows, labels, starts, widths), strict=True):
-        plan += bytes((width, 0)) + first.to_bytes(2, "little") + second.to_bytes(2, "little")
-    block = max(1, min(BLOCK, lib.TD_ARCHIVE_VALUES // d))
-    bits = min(22, max(8, (min(n, block) * sum(widths)).bit_length()))
-    blobs = [
-        _encode(rows[at : at + block], labels[at : at + block], starts[at : at + block], bytes(plan), bits)
-        for at in range(0, n, block)
-    ]
-    ends = np.cumsum([len(blob) for blob in blobs]).astype("<u4").tobytes()
-    head = block.to_bytes(4, "little") + bytes((bits, 0, 0, 0))
-    return Archived(head + bytes(plan) + ends + b"".join(blobs), order)
+
+    def read(first: int, end: int) -> tuple[Rows, npt.NDArray[np.int64], Flags]:
+        return rows[first:end], labels[first:end], starts[first:end]
+
+    plan = plan_archive(read, len(rows), rows.max(axis=0))
+    blobs = list(plan.blocks(read))
+    return Archived(plan.head(list(map(len, blobs))) + b"".join(blobs), order)
 
 
-def _sorted_in_samples(rows: Rows, starts: Flags) -> npt.NDArray[np.int64]:
+def plan_archive(read: Read, n_rows: int, highest: Rows, memory: int = 2**40) -> ArchivePlan:
+    """By some rows in the middle. `highest`: the largest value of each feature; `memory`: bytes to work in, about."""
+    d = len(highest)
+    widths = [int(high).bit_length() for high in highest.tolist()]
+    n = min(n_rows, SAMPLE, max(1, memory // (SAMPLE_BYTES * d)))
+    first = (n_rows - n) // 2
+    contexts = bytearray()
+    for width, (one, two) in zip(widths, _choose_contexts(*read(first, first + n), widths), strict=True):
+        contexts += bytes((width, 0)) + one.to_bytes(2, "little") + two.to_bytes(2, "little")
+    block = max(1, min(BLOCK, lib.TD_ARCHIVE_VALUES // d, memory // (BLOCK_BYTES * d)))
+    most = max(8, (memory // 32).bit_length())  # a quarter of the memory for cells
+    bits = min(22, most, max(8, (min(n_rows, block) * sum(widths)).bit_length()))
+    return ArchivePlan(n_rows, bytes(contexts), block, bits)
+
+
+def sorted_in_samples(rows: Rows, starts: Flags) -> npt.NDArray[np.int64]:
     """The order in which samples stay where they are, and their rows rise lexicographically."""
     samples = np.cumsum(starts).astype(">u4")
     keys = np.column_stack((samples.view(np.uint8).reshape(-1, 4), rows.astype(">u4").view(np.uint8)))
@@ -60,9 +92,6 @@ def _sorted_in_samples(rows: Rows, starts: Flags) -> npt.NDArray[np.int64]:
 
 def _choose_contexts(rows: Rows, labels: npt.NDArray[np.int64], starts: Flags, widths: list[int]) -> Iterator[Context]:
     """Of each feature in turn, what says most about it: no other, the label, one before it, the difference of two."""
-    first = max(0, (len(rows) - SAMPLE) // 2)
-    part = slice(first, first + SAMPLE)
-    rows, labels, starts = rows[part], labels[part], starts[part]
     n, d = rows.shape
     columns = np.ascontiguousarray(rows.T)
     reach = max(8, WORK // (n * d))
@@ -112,14 +141,14 @@ def _cost(values: Rows, contexts: Rows, width: int) -> int:
     )
 
 
-def _encode(rows: Rows, labels: npt.NDArray[np.int64], starts: Flags, plan: bytes, bits: int) -> bytes:
+def _encode(rows: Rows, labels: npt.NDArray[np.int64], starts: Flags, contexts: bytes, bits: int) -> bytes:
     n, d = rows.shape
     capacity = 5 * n * d + 16  # the codes of values without any pattern are hardly longer than these
     while True:
         out = ffi.new("uint8_t[]", capacity)
         size = lib.td_archive_encode(
             ffi.from_buffer("uint32_t[]", rows), view(labels.astype(np.uint16), "const uint16_t[]"),
-            view(starts.astype(np.uint8)), n, d, view(plan), bits, _work(bits), out, capacity,
+            view(starts.astype(np.uint8)), n, d, view(contexts), bits, _work(bits), out, capacity,
         )  # fmt: skip
         if size <= capacity:
             return bytes(ffi.buffer(out, size))

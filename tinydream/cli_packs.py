@@ -111,15 +111,13 @@ def _pack(options: argparse.Namespace) -> None:
     from .streaming import DEFAULT_MEMORY, too_large
 
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
-    whole = options.through or options.replay or options.images or options.method == "random" or options.keep_order
-    whole = whole or options.profile == "archive"
+    whole = options.replay or options.images or options.method == "random"
     if too_large(options.source, memory):
         if not whole:
             _pack_file(options, memory)
             return
         if options.max_memory is not None:
-            raise UsageError("--max-memory goes with neither --through, --replay, --images, --keep-order, --profile "
-                             "archive nor random rows: these take all rows at once")  # fmt: skip
+            raise UsageError("--max-memory goes with neither --replay nor --images: these take all rows at once")
     _pack_whole(options)
 
 
@@ -134,6 +132,7 @@ def _bytes(text: str) -> int:
 
 
 def _pack_file(options: argparse.Namespace, memory: int) -> None:
+    from .compiler import compile_model
     from .streaming import pack_file
 
     shown = console(options)
@@ -141,11 +140,14 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
     told = pack_file(
         options.source, options.output, label=label, labels=options.labels, classes=names,
         real=True if options.real else None, per_class=options.per_class, method=options.method,
-        lossy_bits=_lossy_bits(options), resolution=options.resolution, max_memory=memory, progress=shown.progress,
+        through=compile_model(Path(options.through), options.cut) if options.through else None,
+        lossy_bits=_lossy_bits(options), resolution=options.resolution, keep_order=options.keep_order,
+        profile=options.profile, max_memory=memory, progress=shown.progress,
     )  # fmt: skip
     shown.close()
     _pack_answer(options, rows=told.rows, samples=told.samples, features=told.features, size=told.bytes,
-                 schema=told.schema, psnr=None, streamed=True, parts=told.parts)  # fmt: skip
+                 schema=told.schema, psnr=None, streamed=True, parts=told.parts,
+                 embedding_error=told.embedding_error)  # fmt: skip
 
 
 def _pack_whole(options: argparse.Namespace) -> None:

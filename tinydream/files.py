@@ -12,7 +12,7 @@ from typing import IO
 from ._native import check, ffi, lib, view
 from .errors import DataError
 
-__all__ = ["SectionStream", "atomic_stream", "atomic_write", "write_sections"]
+__all__ = ["SectionStream", "atomic_stream", "atomic_write", "scratch", "write_sections"]
 
 
 @contextlib.contextmanager
@@ -48,6 +48,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path`; whatever happens, the path holds the old file or the new one, whole."""
     with atomic_stream(path) as stream:
         stream.write(data)
+
+
+def scratch(beside: str | os.PathLike[str]) -> IO[bytes]:
+    """A file to write and read in the folder of `beside` that goes when it is closed, or the process ends."""
+    folder = Path(beside).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=folder)
 
 
 class SectionStream:

@@ -69,7 +69,7 @@ def push(
 
 def evaluate(device: Device, model: Model, table: Table, *, progress: Progress | None = None) -> float:
     """Share of the table's rows that the board, with the weights it has now, puts into their class."""
-    check_classes(table, model)
+    check_classes(table.classes, table.ordered, model, table.source)
     predicted: npt.NDArray[np.int64] = device.classify(model_inputs(table, model), progress)
     return float((predicted == table.labels).mean())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -82,7 +83,7 @@ def _pack_mcu(
     if through is not None:
         table = _embed(table, through, progress)
     if through is not None and through.output_dtype.kind == "f":
-        table, scale, meta["embedding_error"] = _in_steps(table, resolution)
+        table, scale, meta["embedding_error"] = in_steps(table, resolution)
         lossy_bits = resolution = None
     if replay is not None:
         return _pack_replay(table, replay, method, seed, through, images, scale, meta)
@@ -188,29 +189,34 @@ def model_inputs(table: Table, model: Model) -> npt.NDArray[Any]:
     return shaped if quantised else model.quantise(shaped, table.source)
 
 
-def check_classes(table: Table, model: Model) -> None:
-    """Raises DataError when the table's labels cannot be the model's classes, or not for sure."""
-    if table.n_classes > model.n_classes:
-        raise DataError(f"{table.source}: {table.n_classes} classes, but the model tells {model.n_classes} apart")
-    if not table.ordered:
+def check_classes(classes: Sequence[str], ordered: bool, model: Model, source: str) -> None:
+    """Raises DataError when labels cannot be the model's classes, or not for sure."""
+    if len(classes) > model.n_classes:
+        raise DataError(f"{source}: {len(classes)} classes, but the model tells {model.n_classes} apart")
+    if not ordered:
         raise DataError(
-            f"{table.source}: labels are names ({', '.join(table.classes[:8])}), and the model knows its classes by "
+            f"{source}: labels are names ({', '.join(classes[:8])}), and the model knows its classes by "
             "number only; give the names in the order of the model's outputs (classes=, --classes a,b,c)"
         )
 
 
-def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
-    check_classes(table, model)
+def check_stateless(model: Model, source: str) -> None:
+    """Raises DataError when a row's embedding would depend on the rows before it."""
     if model.has_state:
         raise DataError(
-            f"{table.source}: the model remembers (SVDF, LSTM), so a row's embedding would depend on the rows before "
+            f"{source}: the model remembers (SVDF, LSTM), so a row's embedding would depend on the rows before "
             "it; choose a cut before that operator, or pack without `through`"
         )
+
+
+def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
+    check_classes(table.classes, table.ordered, model, table.source)
+    check_stateless(model, table.source)
     embedding = model.embed(model_inputs(table, model), progress)
     return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
 
 
-def _in_steps(table: Table, resolution: float | None) -> tuple[Table, float, list[float]]:
+def in_steps(table: Table, resolution: float | None) -> tuple[Table, float, list[float]]:
     """float32 embeddings as multiples of `resolution`; its f32 value; the largest and the root mean square error."""
     if resolution is None:
         raise DataError(

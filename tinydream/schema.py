@@ -219,14 +219,15 @@ class FieldPlanner:
 
     def __init__(
         self, name: str, dtype: str, shape: tuple[int, ...] = (), *, label: bool = False, lossy: Lossy | None = None,
-        plain: bool = False, max_list: int = 2**28,
+        plain: bool = False, max_list: int | None = None,
     ) -> None:  # fmt: skip
-        """As for Field; `plain`: integers of 32 bits stay as they are; `max_list`: bytes of distinct texts."""
+        """As for Field; `plain`: integers of 32 bits stay as they are; `max_list`: bytes for lists of values."""
         self.name, self.dtype, self.shape, self.label = name, dtype, shape, label
         # Columns of real numbers have scales of their own; the values of an image or a window share theirs.
         n_codes = shape[0] if len(shape) == 1 and shape[0] <= MAX_CODES and dtype[0] == "f" else 1
         lossy = None if label else lossy
-        self._codes = [CodePlanner(dtype, lossy, plain=plain, max_list=max_list) for _ in range(n_codes)]
+        most = 2**28 if max_list is None else max_list // n_codes
+        self._codes = [CodePlanner(dtype, lossy, plain=plain, max_list=most) for _ in range(n_codes)]
 
     @classmethod
     def of(cls, name: str, values: Array, **options: Any) -> FieldPlanner:

@@ -37,6 +37,10 @@ class Column:
         """Whether a cell is empty."""
         return self.missing is not None and bool(self.missing.any())
 
+    def part(self, first: int, end: int) -> Column:
+        """The cells from `first` to before `end`."""
+        return Column(self.name, self.values[first:end], None if self.missing is None else self.missing[first:end])
+
 
 @dataclass(frozen=True)
 class Windows:

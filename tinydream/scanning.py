@@ -1,0 +1,213 @@
+"""The first look at a source that is packed piece by piece: its classes, and how its rows will be stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .chunks import Chunk, Source, TypesChangedError
+from .errors import DataError
+from .schema import Field, FieldPlanner, Lossy, Schema, add_error
+from .table import MAX_CLASSES, Column, class_numbers
+
+__all__ = ["Fields", "Found", "Plan", "Tell", "scan"]
+
+Classes = Sequence[str] | int | None
+Tell = Callable[[int], None]  # bytes read in this pass
+Rows = npt.NDArray[np.int32]
+MOST_ROWS = 2**28 - 1  # of a pack
+
+
+@dataclass(frozen=True)
+class Found:
+    """`classes`: their names; `counts`: the rows of each that has some. `targets`: labels are no classes."""
+
+    n_rows: int
+    classes: tuple[str, ...]
+    ordered: bool
+    counts: dict[int, int]
+    targets: bool
+
+    def numbers(self, chunk: Chunk) -> npt.NDArray[np.int64]:
+        """The class of each row. Raises DataError for one that was not there."""
+        if self.targets or not chunk.labels:
+            return np.zeros(len(chunk), dtype=np.int64)
+        values = chunk.labels[0].values
+        if values.dtype.kind in "biuf":
+            return values.astype(np.int64)
+        place = {name: i for i, name in enumerate(self.classes)}
+        try:
+            return np.fromiter(map(place.__getitem__, _texts(values)), dtype=np.int64, count=len(values))
+        except KeyError as error:
+            raise DataError(f"label {error} is none of {', '.join(self.classes[:12])}") from None
+
+
+class Plan(Protocol):
+    """How rows are stored: as `n_stored` integers each, with values from `low` to `high`."""
+
+    n_stored: int
+    low: int
+    high: int
+
+    def encode(self, chunk: Chunk) -> Rows:
+        """Stored rows (n, n_stored). Raises DataError when a value would not come back."""
+
+    def schema(self) -> Schema:
+        """What readers give, and what is lost of all that was encoded."""
+
+
+class Look(Protocol):
+    """What a scan has to see of the rows."""
+
+    def see(self, chunk: Chunk) -> None:
+        """The next rows."""
+
+
+Looking = TypeVar("Looking", bound=Look)
+
+
+def scan(
+    source: Source, look: Callable[[], Looking], classes: Classes, real: bool | None, tell: Tell
+) -> tuple[Looking, Found]:
+    """Shows all rows to what `look` makes, and finds the classes. Raises DataError for labels that are none."""
+    try:
+        return _scan(source, look(), classes, real, tell)
+    except TypesChangedError:
+        return _scan(source, look(), classes, real, tell)
+
+
+def _scan(source: Source, look: Looking, classes: Classes, real: bool | None, tell: Tell) -> tuple[Looking, Found]:
+    labels, n_rows, n_labels = _Labels(source.name, real), 0, 0
+    for chunk in source.chunks():
+        n_labels = len(chunk.labels)
+        if real and any(column.values.dtype.kind not in "biuf" for column in chunk.labels):
+            raise DataError(f"{source.name}: labels are texts or dates, not real numbers")
+        if n_labels == 1:
+            labels.see(chunk.labels[0])
+        look.see(chunk)
+        n_rows += len(chunk)
+        tell(chunk.done)
+    if n_rows == 0:
+        raise DataError(f"{source.name}: rows must have at least one row and one value")
+    if n_rows > MOST_ROWS:
+        raise DataError(f"{source.name}: {n_rows:,} rows; a pack holds {MOST_ROWS:,}. Split them over several")
+    if n_labels == 1 and not labels.real:
+        names = labels.names(classes)
+        return look, Found(n_rows, names, classes is not None or labels.numeric, labels.numbers(names), False)
+    if classes is not None:
+        raise DataError(f"{source.name}: classes are named, but labels are none, real numbers or several")
+    return look, Found(n_rows, ("0",), True, {0: n_rows}, n_labels > 0)
+
+
+class _Labels:
+    """What the labels of one column are: their names, or numbers up to the highest, or real numbers."""
+
+    def __init__(self, source: str, real: bool | None) -> None:
+        self._source, self._real = source, real
+        self._low = self._high = 0.0
+        self._counts: Counter[Any] = Counter()
+        self._n_rows = 0
+        self.numeric, self._fraction, self._finite = True, False, True
+
+    def see(self, column: Column) -> None:
+        """The labels of the next rows. Raises DataError when one is missing, or there are too many classes."""
+        if column.any_missing and not self._real:
+            row = self._n_rows + int(np.argmax(column.missing is not None and column.missing))
+            raise DataError(f"{self._source}: row {row} has no label; leave out rows without one")
+        self._n_rows += len(column)
+        values = column.values
+        self.numeric = values.dtype.kind in "biuf"
+        if not self.numeric:
+            self._counts.update(_texts(values))
+            if len(self._counts) > MAX_CLASSES:
+                raise DataError(f"{self._source}: more than {MAX_CLASSES} classes")
+            return
+        finite = values[np.isfinite(values)]
+        self._finite &= len(finite) == len(values)
+        if len(finite):
+            self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
+            self._fraction |= bool((finite != np.rint(finite)).any())
+        if len(self._counts) <= MAX_CLASSES:  # more than that are no classes, which shows in the end
+            found, counts = np.unique(finite, return_counts=True)
+            self._counts.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+    @property
+    def real(self) -> bool:
+        """They are real numbers: by request, or as some have fractions."""
+        return (self.numeric and self._fraction and self._finite) if self._real is None else self._real
+
+    def names(self, classes: Classes) -> tuple[str, ...]:
+        """Names of the classes. Raises DataError when they are no classes."""
+        if self.numeric:
+            ends = np.array([self._low, self._high if self._finite else np.nan])
+            return class_numbers(ends, classes, self._source)[1]
+        return class_numbers(np.array(sorted(self._counts), dtype=object), classes, self._source)[1]
+
+    def numbers(self, names: tuple[str, ...]) -> dict[int, int]:
+        """Rows by the number of their class."""
+        if self.numeric:
+            return {int(number): n for number, n in self._counts.items()}
+        return {names.index(name): n for name, n in self._counts.items()}
+
+
+def _texts(values: npt.NDArray[Any]) -> list[str]:
+    texts: list[str] = values.astype(str).tolist() if values.dtype.kind in "Mm" else values.tolist()
+    return texts
+
+
+class Fields:
+    """Plans the fields of what it sees."""
+
+    def __init__(self, source: Source, lossy: Lossy | None, memory: int) -> None:
+        self._plain, self._lossy, self._memory = source.plain, lossy, memory
+        self._features: list[FieldPlanner] = []
+        self._labels: list[FieldPlanner] = []
+
+    def see(self, chunk: Chunk) -> None:
+        """The next rows. Raises DataError when a column's texts take too much memory."""
+        most = self._memory // (len(chunk.features) + len(chunk.labels))
+        if not self._features:
+            self._features = [
+                FieldPlanner.of(column.name, column.values, lossy=self._lossy, plain=self._plain, max_list=most)
+                for column in chunk.features
+            ]
+            self._labels = [
+                FieldPlanner.of(column.name, column.values, label=True, max_list=most) for column in chunk.labels
+            ]
+        for planner, column in zip((*self._features, *self._labels), (*chunk.features, *chunk.labels), strict=True):
+            planner.see(column.values, column.missing)
+
+    def plan(self, found: Found) -> Plan:
+        """By what was seen."""
+        planners = [*self._features, *(self._labels if found.targets else [])]
+        fields = [planner.field() for planner in planners]
+        ranges = [planner.stored_range(item) for planner, item in zip(planners, fields, strict=True)]
+        return _FieldPlan(Schema(tuple(fields)), min(low for low, _ in ranges), max(high for _, high in ranges))
+
+
+class _FieldPlan:
+    def __init__(self, schema: Schema, low: int, high: int) -> None:
+        self.n_stored, self.low, self.high = schema.n_stored, low, high
+        self._schema, self._n_rows = schema, 0
+        lossy = any(code.kind == "step" for item in schema.fields for code in item.codes)
+        self._errors = [np.zeros((len(item.codes), 2)) if lossy else None for item in schema.fields]
+
+    def encode(self, chunk: Chunk) -> Rows:
+        fields = self._schema.fields
+        columns = [*chunk.features, *(chunk.labels if self._schema.labels else [])]
+        self._n_rows += len(chunk)
+        return np.concatenate(list(map(self._encode, fields, columns, self._errors)), axis=1)
+
+    def _encode(self, item: Field, column: Column, error: npt.NDArray[np.float64] | None) -> Rows:
+        stored = item.encode(column.values, column.missing).astype(np.uint32).view(np.int32)
+        if error is not None:
+            item.measure(column.values, stored, error)
+        return stored
+
+    def schema(self) -> Schema:
+        return add_error(self._schema, self._errors, self._n_rows)
