@@ -260,8 +260,10 @@ def test_the_command_packs_what_is_too_large_piece_by_piece(tmp_path: Path, caps
     for memory, message in (("4XB", "--max-memory"), ("1KB", "at least")):
         assert cli.main([*arguments, "--max-memory", memory]) == 2
         assert message in capsys.readouterr().err
-    assert cli.main([*arguments, "--max-memory", "4MB", "--replay", "5"]) == 2
-    assert "--max-memory" in capsys.readouterr().err
+    assert cli.main([*arguments, "--max-memory", "4MB", "--keep-order", "--profile", "archive"]) == 0
+    assert json.loads(capsys.readouterr().out)["streamed"] and open_pack(tmp_path / "t.tdz").profile == "archive"
+    assert cli.main([*arguments, "--max-memory", "4MB", "--replay", "5"]) == 1
+    assert "has empty cells" in capsys.readouterr().err
 
 
 def test_large_packs_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from flat import Builder
 from test_streaming import SMALL, contents, peak_of, write_rows
 
 import tinydream as td
-from tinydream import chunks, files, parts
+from tinydream import chunks, files, parts, reduction
 from tinydream.compiler import compile_model
 from tinydream.errors import DataError, UsageError
 from tinydream.inspection import verify
@@ -185,6 +185,73 @@ def test_archives_are_as_small_nearly(tmp_path: Path) -> None:
         assert embedded(verify(tmp_path / "x.tdz")) == embedded(at_once)
 
 
+# ------------------------------------------------------------------ replay sets
+
+
+@pytest.mark.parametrize("method", ["variance", "entrogede", "greedygd", "random"])
+@pytest.mark.parametrize("n", [900, 20_000])
+def test_replay_sets_are_the_same_bytes(
+    tmp_path: Path, pieces: None, monkeypatch: pytest.MonkeyPatch, method: str, n: int
+) -> None:
+    """Few rows are condensed at once; of many, bases are found while rows pass by, and both give the same samples."""
+    monkeypatch.setattr(reduction, "SHUFFLED", 10_000)  # of many rows, some are drawn without a list of all
+    random = np.random.default_rng(n)
+    rows = (np.cumsum(random.integers(-3, 4, (n, 3)), axis=0) // 4).astype(np.int16)
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "y.npy", random.choice(["b", "a", "k"], n, p=[0.9, 0.09, 0.01]))
+    table = td.table_from_arrays(rows, np.load(tmp_path / "y.npy"))
+    for budget, profile in ((3, "mcu"), (50, "archive"), (700, "mcu")):
+        at_once = pack(table, replay=budget, method=method, seed=7, profile=profile)
+        told = pack_file(tmp_path / "x.npy", tmp_path / "r.tdz", labels=tmp_path / "y.npy", replay=budget, seed=7,
+                         method=method, profile=profile, max_memory=2**24)  # fmt: skip
+        assert (tmp_path / "r.tdz").read_bytes() == at_once.data and told.bytes == len(at_once.data)
+        assert (told.rows, told.samples) == (len(at_once), at_once.n_samples)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_replay_sets_through_a_model(tmp_path: Path, pieces: None, dtype: Any) -> None:
+    source, steps = tmp_path / "t.csv", {"resolution": 0.01} if dtype is np.float32 else {}
+    source.write_text("a,b,y\n" + "".join(f"{i % 50},{i % 7 - 3},{i % 3}\n" for i in range(2000)))
+    model, calls = network(2, dtype), []
+    at_once = pack(td.read(source, label="y"), through=model, replay=30, **steps)
+    told = pack_file(source, tmp_path / "r.tdz", label="y", through=model, replay=30, max_memory=SMALL,
+                     progress=lambda *c: calls.append(c), **steps)  # fmt: skip
+    made = verify(tmp_path / "r.tdz")
+    assert np.array_equal(made[:], at_once[:]) and made.embedding_error == pytest.approx(at_once.embedding_error)
+    assert told.samples == at_once.n_samples and calls[-1][0] == calls[-1][1] == 3 * source.stat().st_size
+
+
+def test_wide_rows_that_do_not_fit_are_condensed_by_the_published_rule(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 9, (4000, 90)).astype(np.int8)
+    np.save(tmp_path / "x.npy", rows)
+    pack_file(tmp_path / "x.npy", tmp_path / "r.tdz", replay=20, max_memory=SMALL)
+    by_rule = pack(td.table_from_arrays(rows, None), replay=20, method="entrogede")
+    made = verify(tmp_path / "r.tdz")
+    assert Counter(map(bytes, made[:])) == Counter(map(bytes, by_rule[:]))
+    with pytest.raises(UsageError, match="greedygd looks at all rows"):
+        pack_file(tmp_path / "x.npy", tmp_path / "r.tdz", replay=20, max_memory=SMALL, method="greedygd")
+    with pytest.raises(UsageError, match="give more memory"):
+        pack_file(tmp_path / "x.npy", tmp_path / "r.tdz", replay=2000, max_memory=SMALL)
+
+
+def test_replay_sets_that_cannot_be(tmp_path: Path) -> None:
+    source = tmp_path / "t.csv"
+    for text, options, error, match in (
+        ("a,y\n1.5,0\n", {}, DataError, "floating point"),
+        ("a,y\n1,0.5\n", {}, DataError, "replay sets have classes"),
+        ("a,y\n4000000000,0\n", {}, DataError, "do not fit in signed 32 bits"),
+        ("a,y\n1,0\n1,1\n", {"replay": 1}, UsageError, "less than one sample"),
+        ("a,y\n1,0\n", {"keep_order": True}, UsageError, "no order to keep"),
+        ("a,y\n1,0\n", {"method": "best"}, UsageError, "no method"),
+    ):
+        source.write_text(text)
+        with pytest.raises(error, match=match):
+            pack_file(source, tmp_path / "r.tdz", label="y", **{"replay": 9, **options})
+        with pytest.raises(error, match=match):
+            pack(td.read(source, label="y"), **{"replay": 9, **options})
+        assert beside(tmp_path) == []
+
+
 # ------------------------------------------------------------------ memory and interruptions
 
 MEMORY = 2**23
@@ -197,7 +264,9 @@ def write_array(folder: Path, n: int, d: int) -> dict[str, Any]:
     return {"labels": str(folder / "y.npy"), "max_memory": MEMORY}
 
 
-@pytest.mark.parametrize("mode", [{}, {"keep_order": True}, {"profile": "archive"}, {"through": "m.tflite"}], ids=str)
+@pytest.mark.parametrize(
+    "mode", [{}, {"keep_order": True}, {"profile": "archive"}, {"through": "m.tflite"}, {"replay": 300}], ids=str
+)
 def test_memory_is_bounded(tmp_path: Path, mode: dict[str, Any]) -> None:
     """Arrays several times as large as the memory."""
     (tmp_path / "m.tflite").write_bytes(network_file(6))
@@ -205,8 +274,11 @@ def test_memory_is_bounded(tmp_path: Path, mode: dict[str, Any]) -> None:
     n, d = (90_000, 40) if not mode else (600_000, 6)
     options |= write_array(tmp_path, n, d)
     assert (tmp_path / "t.npy").stat().st_size > 3 * MEMORY
+    if "replay" in mode:  # takes integers
+        np.save(tmp_path / "t.npy", (np.load(tmp_path / "t.npy") * 4).astype(np.int64))
     rows, n_parts, peak = peak_of(tmp_path / "t.npy", tmp_path / "t.tdz", **options)
-    assert rows == n and n_parts > 3 and peak < 1.25 * MEMORY
+    assert peak < 1.25 * MEMORY
+    assert (rows == n and n_parts > 3) or ("replay" in mode and 30 < rows <= 300)
 
 
 class Interrupted(BaseException):
@@ -260,7 +332,7 @@ class Faults:
 
 MODES: dict[str, dict[str, Any]] = {
     "rows": {}, "model": {"through": network(2)}, "order": {"keep_order": True},
-    "archive": {"profile": "archive", "keep_order": True},
+    "archive": {"profile": "archive", "keep_order": True}, "replay": {"replay": 9, "through": network(2)},
 }  # fmt: skip
 
 
@@ -279,7 +351,7 @@ def test_interrupted_at_any_step_the_old_file_is_whole(
 
     run()
     whole, steps = target.read_bytes(), faults.n
-    assert steps > 15
+    assert steps > 10
     for faults.error in (OSError, Interrupted):
         for faults.at in range(1, steps + 1):
             target.write_bytes(b"old")

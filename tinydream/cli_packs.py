@@ -111,13 +111,12 @@ def _pack(options: argparse.Namespace) -> None:
     from .streaming import DEFAULT_MEMORY, too_large
 
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
-    whole = options.replay or options.images or options.method == "random"
     if too_large(options.source, memory):
-        if not whole:
+        if not options.images:
             _pack_file(options, memory)
             return
         if options.max_memory is not None:
-            raise UsageError("--max-memory goes with neither --replay nor --images: these take all rows at once")
+            raise UsageError("--max-memory does not go with --images: these take all rows at once")
     _pack_whole(options)
 
 
@@ -142,7 +141,7 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
         real=True if options.real else None, per_class=options.per_class, method=options.method,
         through=compile_model(Path(options.through), options.cut) if options.through else None,
         lossy_bits=_lossy_bits(options), resolution=options.resolution, keep_order=options.keep_order,
-        profile=options.profile, max_memory=memory, progress=shown.progress,
+        profile=options.profile, replay=options.replay, seed=options.seed, max_memory=memory, progress=shown.progress,
     )  # fmt: skip
     shown.close()
     _pack_answer(options, rows=told.rows, samples=told.samples, features=told.features, size=told.bytes,

@@ -16,7 +16,7 @@ from .files import write_sections
 from .images import ImageOptions, Transformed, transforms
 from .keys import encode_sorted
 from .packs import PROFILES, VALUE_TYPES, Pack, Progress
-from .reduction import LARGE, PUBLISHED, condense, condense_published, reduce, unsigned_rows
+from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_published, reduce, unsigned_rows
 from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
 from .sources import as_table
 from .table import Table
@@ -61,16 +61,23 @@ def pack(
     the table, at log2(rows) bits a row. `profile`: "mcu", or "archive" for a smaller pack that no board reads.
     Raises DataError when the rows or labels do not fit the model, or are not integers where they must be.
     """
+    check_options(through, replay, images, keep_order, profile)
+    made = _pack_mcu(
+        as_table(table), through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
+    )
+    return made if profile == "mcu" else archived(made, keep_order)
+
+
+def check_options(
+    through: Model | None, replay: int | None, images: ImageOptions | None, keep_order: bool, profile: str
+) -> None:
+    """Raises UsageError for options that `pack` cannot have together."""
     if profile not in PROFILES:
         raise UsageError(f"no profile {profile!r}; there are {' and '.join(PROFILES)}")
     if keep_order and replay is not None:
         raise UsageError("a replay set holds means of rows, which have no order to keep; leave either out")
     if images is not None and through is not None:
         raise UsageError("what is packed through a model are embeddings, not images; leave either out")
-    made = _pack_mcu(
-        as_table(table), through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
-    )
-    return made if profile == "mcu" else _archived(made, keep_order)
 
 
 def _pack_mcu(
@@ -121,14 +128,22 @@ def _pack_replay(
         raise DataError(f"{table.source}: replay sets have classes; labels that are real numbers or several do not go")
     unsigned_rows(table.flat())  # refuses rows that the rounding below would make integers
     samples = reduce(table, budget, method=method, seed=seed)
+    return pack_samples(samples, table.values, method, through, images, scale, meta, table.source)
+
+
+def pack_samples(
+    samples: WeightedSamples, like: npt.NDArray[Any], method: str, through: Model | None, images: ImageOptions | None,
+    scale: float, meta: dict[str, Any], source: str,
+) -> Pack:  # fmt: skip
+    """A replay set of these samples, rounded; of images `like` these rows (n, ...)."""
     rounded = np.rint(samples.values).astype(np.int64)
-    group = np.arange(len(samples), dtype=np.uint32)
+    group, most = np.arange(len(samples), dtype=np.uint32), len(samples)
     if images is not None:
-        pixels = rounded.astype(table.values.dtype).reshape(len(rounded), *table.values.shape[1:])
-        table = Table(pixels, samples.labels, table.classes, table.source)
-        return _encode_images(table, group, samples.weights, method, budget, images)
-    table = Table(rounded, samples.labels, table.classes, table.source)
-    return _encode(table, group, samples.weights, method, through, budget, meta, scale=scale)
+        pixels = rounded.astype(like.dtype).reshape(len(rounded), *like.shape[1:])
+        table = Table(pixels, samples.labels, samples.classes, source)
+        return _encode_images(table, group, samples.weights, method, most, images)
+    table = Table(rounded, samples.labels, samples.classes, source)
+    return _encode(table, group, samples.weights, method, through, most, meta, scale=scale)
 
 
 def _encode_images(
@@ -308,7 +323,7 @@ def _order(stored: npt.NDArray[np.int64]) -> dict[int, bytes]:
     return {lib.TD_PACK_ORDER: np.packbits(bits.ravel(), bitorder="little").tobytes()}
 
 
-def _archived(made: Pack, keep_order: bool) -> Pack:
+def archived(made: Pack, keep_order: bool) -> Pack:
     """The same pack as an archive."""
     native, sections = made.native, made.contents()
     starts = np.zeros(int(native.n_rows), dtype=bool)

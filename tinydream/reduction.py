@@ -17,6 +17,7 @@ __all__ = ["METHODS", "WeightedSamples", "condense", "reduce"]
 METHODS = ("variance", "entrogede", "greedygd", "random")
 PUBLISHED = ("entrogede", "greedygd")  # as their papers have them, for comparison
 LLOYD_ROUNDS = 2
+SHUFFLED = 2**16  # rows of a class up to which all are shuffled to draw some
 LARGE = 16384  # rows from which on condensing by variance takes longer than all else; see docs/DESIGN.md
 
 
@@ -33,8 +34,8 @@ class WeightedSamples:
         return len(self.values)
 
 
-def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int, int]:
-    """Rows (n, features) of integers as the core wants them: less their minimum, that minimum, and the bits a value."""
+def check_integers(values: npt.NDArray[Any]) -> None:
+    """Raises DataError when rows (n, features) are not what the core takes."""
     if values.dtype.kind not in "iub":
         raise DataError(
             "rows are floating point; pack them through a model (through=, --through) or scale them to integers"
@@ -44,9 +45,19 @@ def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int
             f"{values.shape[1]} values a row; at most {lib.TD_MAX_FEATURES} fit. Pack them through a model "
             "(through=, --through)"
         )
-    low, high = int(values.min()), int(values.max())
+
+
+def check_range(low: int, high: int) -> None:
+    """Raises DataError when values from `low` to `high` are not what the core takes."""
     if low < -(2**31) or high >= 2**31:
         raise DataError(f"values from {low} to {high} do not fit in signed 32 bits; subtract an offset or scale them")
+
+
+def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int, int]:
+    """Rows (n, features) of integers as the core wants them: less their minimum, that minimum, and the bits a value."""
+    check_integers(values)
+    low, high = int(values.min()), int(values.max())
+    check_range(low, high)
     return np.ascontiguousarray(values.astype(np.int64) - low, dtype=np.uint32), low, max(1, (high - low).bit_length())
 
 
@@ -83,9 +94,7 @@ def reduce(table: Table, budget: int, *, method: str = "variance", seed: int = 0
     "random": rows drawn without replacement, the same number from each class as far as they go.
     """
     present = np.unique(table.labels)
-    per_class = budget // len(present)
-    if per_class < 1:
-        raise UsageError(f"a budget of {budget} is less than one sample for each of {len(present)} classes")
+    per_class = per_class_of(budget, len(present))
     flat = table.flat().astype(np.float64)
     if method == "random":
         picked = _pick_random(table.labels, per_class, seed)
@@ -99,12 +108,24 @@ def reduce(table: Table, budget: int, *, method: str = "variance", seed: int = 0
     return WeightedSamples(values / weights[:, None], weights, labels, table.classes)
 
 
+def per_class_of(budget: int, n_classes: int) -> int:
+    """The samples of each class. Raises UsageError when there is none."""
+    if budget < n_classes:
+        raise UsageError(f"a budget of {budget} is less than one sample for each of {n_classes} classes")
+    return budget // n_classes
+
+
+def draw(n: int, k: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """At most `k` different numbers below `n`, in memory that does not grow with a large n."""
+    if n <= SHUFFLED:
+        return generator.permutation(n)[:k]
+    return generator.choice(n, size=min(k, n), replace=False, shuffle=False)
+
+
 def _pick_random(labels: npt.NDArray[np.int64], per_class: int, seed: int) -> npt.NDArray[np.int64]:
     generator = np.random.default_rng(seed)
-    picked = [
-        generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)
-    ]  # fmt: skip
-    return np.sort(np.concatenate(picked))
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.sort(np.concatenate([members[draw(len(members), per_class, generator)] for members in classes]))
 
 
 def _condense_variance(

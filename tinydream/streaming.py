@@ -16,11 +16,11 @@ from ._native import lib
 from .chunks import Embedded, Labels, Source, open_source
 from .errors import DataError, UsageError
 from .files import SectionStream, atomic_stream, scratch
-from .packing import check_classes, schema_section
-from .packs import PROFILES
+from .packing import archived, check_classes, check_options, pack_samples, schema_section
 from .parts import Archive, Parts, Positions
 from .reduction import PUBLISHED
-from .scanning import Fields, Found, Plan, scan
+from .replay import Integers, Reducer
+from .scanning import Fields, Found, Plan, Tell, scan
 from .schema import Lossy, Schema
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class _Job:
         """A temporary file."""
         return self.files.enter_context(scratch(self.output))
 
-    def tell(self, passes: int) -> Callable[[int], None]:
-        """What hears of the bytes read in a pass, after so many others."""
-        total = (2 + self.archive) * self.source.n_bytes
+    def tell(self, passes: int, of: int) -> Tell:
+        """What hears of the bytes read in a pass, after so many others of so many in all."""
+        total = of * self.source.n_bytes
 
         def told(done: int) -> None:
             if self.progress:
@@ -102,6 +102,8 @@ def pack_file(
     resolution: float | None = None,
     keep_order: bool = False,
     profile: str = "mcu",
+    replay: int | None = None,
+    seed: int = 0,
     max_memory: int = DEFAULT_MEMORY,
     progress: Progress | None = None,
 ) -> Summary:
@@ -114,10 +116,9 @@ def pack_file(
     """
     if max_memory < LEAST_MEMORY:
         raise UsageError(f"{max_memory} bytes of memory; at least {LEAST_MEMORY} are needed")
-    if method not in ("variance", *PUBLISHED):
+    if replay is None and method not in ("variance", *PUBLISHED):
         raise UsageError(f"no method {method!r} packs files; there are variance, {', '.join(PUBLISHED)}")
-    if profile not in PROFILES:
-        raise UsageError(f"no profile {profile!r}; there are {' and '.join(PROFILES)}")
+    check_options(through, replay, None, keep_order, profile)
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
     try:
         found = open_source(Path(source), label, labels, max_memory // 4)
@@ -129,6 +130,8 @@ def pack_file(
                 lossy = None if through.output_dtype.kind == "f" else lossy
             job = _Job(found, stream, Path(output), files, per_class, method, keep_order, profile == "archive",
                        max_memory, progress)  # fmt: skip
+            if replay is not None:
+                return _pack_replay(job, replay, seed, classes, real)
             return _pack_rows(job, lossy, classes, real)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file") from error
@@ -137,11 +140,39 @@ def pack_file(
 
 
 def _pack_rows(job: _Job, lossy: Lossy | None, classes: Sequence[str] | int | None, real: bool | None) -> Summary:
-    source = job.source
-    look, found = scan(source, lambda: Fields(source, lossy, job.memory // 4), classes, real, job.tell(0))
+    source, memory = job.source, job.memory // 4
+    look, found = scan(source, lambda: Fields(source, lossy, memory), classes, real, job.tell(0, 2 + job.archive))
+    _check_classes(source, found)
+    return _second_pass(job, found, look.plan(found))
+
+
+def _check_classes(source: Source, found: Found) -> None:
     if isinstance(source, Embedded):
         check_classes(found.classes, found.ordered, source.model, source.name)
-    return _second_pass(job, found, look.plan(found))
+
+
+def _pack_replay(
+    job: _Job, budget: int, seed: int, classes: Sequence[str] | int | None, real: bool | None
+) -> Summary:  # fmt: skip
+    """One more pass or two, by the method; the samples fit memory."""
+    source = job.source
+    passes = 2 if job.method == "random" else 3
+    seen, found = scan(source, lambda: Integers(source), classes, real, job.tell(0, passes))
+    _check_classes(source, found)
+    reducer = Reducer(source, found, seen, budget, job.method, job.memory // 2)
+    samples = reducer.run(seed, [job.tell(n, passes) for n in range(1, passes)])
+    model, scale = (source.model, source.scale) if isinstance(source, Embedded) else (None, 1.0)
+    made = pack_samples(samples, seen.like, job.method, model, None, scale, _error(source), source.name)
+    made = archived(made, False) if job.archive else made
+    job.stream.write(made.data)
+    return Summary(len(made), made.n_features, int(made.native.n_parts), made.n_samples, len(made.data), made.schema,
+                   made.embedding_error)  # fmt: skip
+
+
+def _error(source: Source) -> dict[str, Any]:
+    """What the metadata says of float32 embeddings."""
+    error = source.error if isinstance(source, Embedded) else None
+    return {} if error is None else {"embedding_error": list(error)}
 
 
 def _second_pass(job: _Job, found: Found, plan: Plan) -> Summary:
@@ -174,7 +205,7 @@ def _second_pass(job: _Job, found: Found, plan: Plan) -> Summary:
 
 def _data(job: _Job, found: Found, plan: Plan, parts: Parts, archive: Archive | None) -> Iterator[bytes]:
     """The data section."""
-    tell = job.tell(1)
+    tell = job.tell(1, 2 + job.archive)
     for chunk in job.source.chunks():
         yield from parts.take(plan.encode(chunk), found.numbers(chunk))
         tell(chunk.done)
@@ -182,7 +213,7 @@ def _data(job: _Job, found: Found, plan: Plan, parts: Parts, archive: Archive | 
     if parts.n_rows != found.n_rows:
         raise DataError(f"{job.source.name}: {parts.n_rows:,} rows, but {found.n_rows:,} before; the file changed")
     if archive:
-        tell_coded = job.tell(2)
+        tell_coded = job.tell(2, 3)
         yield from archive.section(lambda done, total: tell_coded(job.source.n_bytes * done // total))
 
 
@@ -194,6 +225,4 @@ def _meta(job: _Job, found: Found, schema: Schema) -> dict[str, Any]:
     bare = isinstance(job.source, Embedded) and not found.targets  # a board's rows, which need no description
     if schema != Schema.of_integers(schema.n_stored) and not bare:
         meta["fields"] = schema.as_list()
-    if isinstance(job.source, Embedded) and job.source.error is not None:
-        meta["embedding_error"] = list(job.source.error)
-    return meta
+    return meta | _error(job.source)
