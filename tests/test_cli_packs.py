@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import lzma
+import os
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -110,7 +112,8 @@ def test_verify_says_what_else_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     data, path = (GOLDEN / "masks.tdz").read_bytes(), tmp_path / "t.tdz"
     for wrong, message in ((data[:7], "the file has 7 bytes"), (data[:-4], f"ends after {len(data) - 4}"),
                            (data[:10] + b"\x01" + data[11:], "ends after"), (data[:17] + b"\x01" + data[18:], "header"),
-                           (b"PK" + data[2:], "header")):  # fmt: skip
+                           (b"PK" + data[2:], "does not begin like one"), (data[:4] + b"\x02" + data[5:],
+                            "format version 2, and this TinyDream reads 1")):  # fmt: skip
         path.write_bytes(wrong)
         assert message in run(capsys, "verify", str(path), code=1)
     assert "cannot be read" in run(capsys, "verify", str(tmp_path / "gone.tdz"), code=1)
@@ -137,7 +140,11 @@ def test_cat(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["values"][-1] for row in told["rows"]] == [opened.classes[i] for i in opened.labels[numbers]]
     assert cli.main(["cat", str(GOLDEN / "masks.tdz")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 11
-    for rows, message in (("40", "no row 40"), ("x", "neither"), ("1:2:3", "neither"), ("", "neither")):
+    assert [row["row"] for row in run(capsys, "cat", str(GOLDEN / "masks.tdz"), "--rows=-3:,::16")["rows"]] == [
+        37, 38, 39, 0, 16, 32]  # fmt: skip
+    assert run(capsys, "cat", str(GOLDEN / "masks.tdz"), "--rows", "9:4")["rows"] == []
+    for rows, message in (("40", "no row 40"), ("x", "neither"), ("1:2:0", "neither"), ("", "neither"),
+                          ("1:2:3:4", "neither")):  # fmt: skip
         assert message in run(capsys, "cat", str(GOLDEN / "masks.tdz"), f"--rows={rows}", code=2)
 
 
@@ -250,7 +257,81 @@ def test_columns_are_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["cat", str(mixed), "--rows", ":"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "row: id city when price ok label" and sorted(line[3:] for line in lines[1:]) == [
-        "-7 - 2024-01-02 - False v", "1 Oslo 2024-01-01 0.5 True u", "300 a, b - -12.25 - u"]  # fmt: skip
+        "-7 - 2024-01-02 - False v", "1 Oslo 2024-01-01 0.5 True u", '300 "a, b" - -12.25 - u']  # fmt: skip
+
+
+def test_json_is_json_whatever_the_cells_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", [[np.nan, np.inf], [1, -np.inf]])
+    run(capsys, "pack", str(tmp_path / "x.npy"), "--keep-order", "-o", str(tmp_path / "x.tdz"))
+    assert cli.main(["cat", str(tmp_path / "x.tdz"), "--json"]) == 0
+
+    def not_json(name: str) -> Any:
+        raise AssertionError(name)
+
+    told = json.loads(capsys.readouterr().out, parse_constant=not_json)
+    assert [row["values"] for row in told["rows"]] == [["NaN", "Infinity"], [1.0, "-Infinity"]]
+
+
+def test_words_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["", "-", "a\nb", 'say "x"', "é", " x"]
+    td.pack(td.table_from_columns({"t": texts}), keep_order=True).save(tmp_path / "t.tdz")
+    assert cli.main(["cat", str(tmp_path / "t.tdz")]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == ['0: ""', '1: "-"', r'2: "a\nb"', r'3: "say \"x\""', "4: é", '5: " x"']
+
+
+def test_options_that_change_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, target = tmp_path / "x.npy", str(tmp_path / "x.tdz")
+    np.save(rows, np.eye(3))
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    for source, option in (("x.npy", "--label=a"), ("x.npy", "--window=3"), ("x.csv", "--labels=y.npy"),
+                           ("x.csv", "--hop=3")):  # fmt: skip
+        told = run(capsys, "pack", str(tmp_path / source), option, "-o", target, code=2)
+        assert f"{option.split('=')[0]} does not go with a .{source[-3:]}" in told
+    np.save(rows, np.arange(6).reshape(3, 2))
+    assert cli.main(["pack", str(rows), "--lossy", "bits=4", "-o", target]) == 0
+    assert "nothing was lost" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.eye(3))
+    (tmp_path / "folder").mkdir()
+    for target in ("folder", "x.npy/x.tdz"):
+        told = run(capsys, "pack", str(tmp_path / "x.npy"), "-o", str(tmp_path / target), code=1)
+        assert str(tmp_path / target) in told or str(tmp_path / "x.npy") in told
+        assert "directory" in told.lower() or "exists" in told.lower()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "x.npy"]
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """In a process of its own, which may not write files of more than 3,000 bytes."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200, 4)))
+    (tmp_path / "x.tdz").write_bytes(b"old")
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+            "from tinydream.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    for arguments in (["pack", "x.npy", "-o", "x.tdz"], ["pack", "x.npy", "--max-memory", "4MB", "-o", "x.tdz"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)  # fmt: skip
+        assert done.returncode == 1 and done.stderr == "tinydream: x.tdz: File too large\n"
+    assert (tmp_path / "x.tdz").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.tdz"]
+
+
+def test_being_asked_to_end_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """The process writes into the temporary file, says so, and waits to be ended."""
+    code = ("import sys, time; sys.argv = ['tinydream', 'boards']; import tinydream.cli as cli\n"
+            "from tinydream.files import atomic_stream\n"
+            "def run(arguments):\n"
+            "    with atomic_stream('x.tdz') as stream:\n"
+            "        stream.write(b'half'); stream.flush(); print('here', flush=True); time.sleep(60)\n"
+            "cli.main = run; cli.entry()")  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -325,12 +326,71 @@ def test_what_a_folder_must_not_hold(folder: Path, monkeypatch: pytest.MonkeyPat
     write(folder / "cat" / "9.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(DataError, match="one size"):
         read_images(folder)
+    with pytest.raises(UsageError, match="at least 1"):
+        read_images(folder, tile=0)
     (folder.parent / "empty" / "a").mkdir(parents=True)
     with pytest.raises(DataError, match="no images"):
         read_images(folder.parent / "empty")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UsageError, match=r"tinydream\[images\]"):
         read_images(folder)
+
+
+def png_of_16_bits(pixels: np.ndarray) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def test_what_pillow_would_lose_is_refused(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (8, 8, 3), np.uint8)
+    frames = [Image.fromarray(pixels[..., channel]) for channel in range(3)]
+    path = tmp_path / "a" / "x.png"
+    path.parent.mkdir()
+    Image.fromarray(pixels).save(path, transparency=(1, 2, 3))
+    with pytest.raises(DataError, match="RGB with transparency"):
+        read_images(tmp_path)
+    path.write_bytes(png_of_16_bits(pixels.astype(np.uint16) << 7))
+    with pytest.raises(DataError, match="16 bits a colour"):
+        read_images(tmp_path)
+    path.unlink()
+    path.with_suffix(".ppm").write_bytes(b"P6 2 1 65535\n" + bytes(12))
+    with pytest.raises(DataError, match="16 bits a colour"):
+        read_images(tmp_path)
+    path.with_suffix(".ppm").unlink()
+    frames[0].save(path.with_suffix(".tif"), save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="a file of 3 images"):
+        read_images(tmp_path)
+
+
+def test_pixels_of_all_depths(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    for suffix, dtype in (("png", np.uint16), ("tif", np.uint16), ("tif", np.int32), ("png", np.uint8)):
+        pixels = random.integers(0, np.iinfo(dtype).max, (8, 8), dtype)
+        write(tmp_path / f"{suffix}{dtype.__name__}" / "a" / f"x.{suffix}", pixels)
+        found = read_images(tmp_path / f"{suffix}{dtype.__name__}").values
+        assert found.dtype == dtype and np.array_equal(found[0], pixels)
+    write(tmp_path / "mixed" / "a" / "0.png", pixels)
+    write(tmp_path / "mixed" / "b" / "1.png", pixels, "1")
+    with pytest.raises(DataError, match=r"1\.png: pixels of 1 bits, but 0\.png has 8"):
+        read_images(tmp_path / "mixed")
+
+
+def test_which_images_are_read(folder: Path) -> None:
+    pixels = np.zeros((16, 8, 3), np.uint8)
+    for name in ("cat/deep/down/z.png", ".ipynb_checkpoints/y.png", "cat/.hidden/x.png"):
+        write(folder / name, pixels)
+    (folder / "cat" / "._0.png").write_bytes(b"what a file system left there")
+    table = read_images(folder)
+    assert table.classes == ("cat", "dog") and table.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    write(folder / "loose.png", pixels)
+    with pytest.raises(DataError, match=r"loose\.png: lies beside"):
+        read_images(folder)
+    alone = read_images(folder / "dog")
+    assert len(alone) == 3 and alone.classes == ("0",)
 
 
 def run(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

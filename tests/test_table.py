@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
 import sys
 import wave
 from pathlib import Path
@@ -421,8 +422,10 @@ def test_recordings_become_windows(tmp_path: Path, width: int) -> None:
         for i in range(0, last + 1, 3)
     ]
     assert np.array_equal(table.values, want)
-    with pytest.raises(DataError, match="--window"):
-        read(tmp_path / "set")
+    assert table.left_out == (f"1 recordings shorter than a window left out, such as {tmp_path / 'set/no/d.wav'}",)
+    for window, hop in ((None, None), (0, None), (8, 0)):
+        with pytest.raises(UsageError, match="--window"):
+            read(tmp_path / "set", window=window, hop=hop)
     with pytest.raises(DataError, match="no recording has a whole window of 21"):
         read(tmp_path / "set", window=21)
     (tmp_path / "set" / "no" / "e.wav").write_bytes(b"RIFF")
@@ -430,8 +433,64 @@ def test_recordings_become_windows(tmp_path: Path, width: int) -> None:
         read(tmp_path / "set", window=8)
 
 
+def wave_bytes(samples: np.ndarray, tag: int, *, extensible: bool = False, size: int | None = None) -> bytes:
+    """A .wav of one channel at 8 kHz; `size`: what its data chunk claims."""
+    width, data = samples.itemsize, samples.tobytes()
+    described = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, 1, 8000, 8000 * width, width, 8 * width)
+    if extensible:
+        described += struct.pack("<HHIH", 22, 8 * width, 4, tag) + bytes.fromhex("000000001000800000aa00389b71")
+    chunks = b"LIST" + struct.pack("<I", 3) + b"odd\0" + b"fmt " + struct.pack("<I", len(described)) + described
+    chunks += b"data" + struct.pack("<I", len(data) if size is None else size) + data
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+@pytest.mark.parametrize(("tag", "dtype"), [(1, "u1"), (1, "<i2"), (1, "<i4"), (3, "<f4"), (3, "<f8")])
+@pytest.mark.parametrize("extensible", [False, True])
+def test_recordings_of_all_formats(tmp_path: Path, tag: int, dtype: str, extensible: bool) -> None:
+    samples = np.random.default_rng(1).normal(0, 50, 20).astype("f8").astype(dtype)
+    for size in (None, 2**32 - 1):  # what a writer into a pipe claims
+        (tmp_path / "a.WAV").write_bytes(wave_bytes(samples, tag, extensible=extensible, size=size))
+        table = read(tmp_path, window=5)
+        assert table.values.dtype == samples.dtype and np.array_equal(table.flat().ravel(), samples)
+        assert table.n_classes == 1
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (wave_bytes(np.zeros(9, "u1"), 7), "8 bits in format 7"), (wave_bytes(np.zeros(9, "<f2"), 3), "16 bits in form"),
+    (wave_bytes(np.zeros(9, "<f4"), 1)[:-5], "5 bytes too early"), (b"RIFX", "does not begin like one"),
+    (b"RIFF\0\0\0\0WAVEfmt \2\0\0\0\1\0", "no format or no samples"),
+])  # fmt: skip
+def test_recordings_that_cannot_be_read(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "a.wav").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, window=1)
+
+
+def test_which_files_of_a_folder_are_read(tmp_path: Path) -> None:
+    samples = wave_bytes(np.arange(9, dtype="<i2"), 1)
+    for name in ("b/1.wav", "a/deep/2.wav", "a/._2.wav", ".git/3.wav", "a/.trash/4.wav", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(samples if "._" not in name else b"not a recording")
+    table = read(tmp_path, window=9)
+    assert table.classes == ("a", "b") and len(table) == 2
+    assert table.left_out == (f"1 other files left out, such as {tmp_path / 'a/notes.txt'}",)
+    (tmp_path / "5.wav").write_bytes(samples)
+    with pytest.raises(DataError, match=r"5\.wav: lies beside the folders"):
+        read(tmp_path, window=9)
+    (tmp_path / "5.wav").rename(tmp_path / "b" / "5.png")
+    with pytest.raises(DataError, match="holds images and recordings"):
+        read(tmp_path, window=9)
+
+
+def test_recordings_of_different_formats(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wave_bytes(np.zeros(9, "<i2"), 1))
+    (tmp_path / "b.wav").write_bytes(wave_bytes(np.zeros(9, "<i4"), 1))
+    with pytest.raises(DataError, match=r"8000 Hz, 1 channels of int32, but a[.]wav has 8000 Hz, 1 channels of int16"):
+        read(tmp_path, window=9)
+
+
 def test_a_folder_without_recordings(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no \.wav files"):
+    with pytest.raises(DataError, match=r"no images and no \.wav files"):
         read(tmp_path, window=4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ def flat_columns(pack: Pack, index: Any = slice(None)) -> list[Column]:
     """Some rows as columns of one value a row: x0, x1, .. of an array x; then the labels, classes by their names."""
     flat: list[Column] = []
     for column in pack.columns(index):
-        values = column.values.reshape(len(column), -1)
+        values = column.values.reshape(len(column), math.prod(column.values.shape[1:]))
         gone = None if column.missing is None else column.missing.reshape(values.shape)
         if column.values.ndim == 1:
             flat.append(column)

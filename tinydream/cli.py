@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -26,7 +27,8 @@ DEFAULT_BOARD = "microbit"
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. Being asked to end is like Ctrl-C: nothing half done is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
 
 
@@ -38,6 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     except TinyDreamError as error:
         print(f"tinydream: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # who read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"tinydream: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("tinydream: stopped; run it again to go on", file=sys.stderr)
         return 130

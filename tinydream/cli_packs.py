@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,11 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
 
     made = command("cat", _cat, "Print rows of a .tdz, decoding no others.")
     made.add_argument("pack", help="the .tdz")
-    made.add_argument("--rows", default=":10", help="numbers and slices: 3,10:20,-1 (default :10)")
+    made.add_argument(
+        "--rows",
+        default=":10",
+        help="numbers and slices: 3,10:20,::2 (default :10); below zero from the end: --rows=-3:",
+    )
 
     made = command("unpack", _unpack, "Write the rows of a .tdz to a file, in stored order, labels beside.")
     made.add_argument("pack", help="the .tdz")
@@ -94,6 +99,7 @@ def read_source(options: argparse.Namespace) -> Any:
     """The table that source_arguments name."""
     from .sources import read
 
+    _check_taken(options)
     label, classes = _labels(options)
     return read(
         options.source, label=label, labels=options.labels, classes=classes, real=True if options.real else None,
@@ -107,9 +113,25 @@ def _labels(options: argparse.Namespace) -> tuple[Any, list[str] | None]:
     return label, options.classes.split(",") if options.classes else None
 
 
+# What says more about a source than its name, by what the source is.
+TAKEN = {".csv": ("--label", "--real"), ".parquet": ("--label", "--real"), ".npz": ("--label", "--real"),
+         ".npy": ("--labels", "--real"), "folder": ("--window", "--hop")}  # fmt: skip
+
+
+def _check_taken(options: argparse.Namespace) -> None:
+    """Raises UsageError for an option that would change nothing."""
+    source = Path(options.source)
+    kind = "folder" if source.is_dir() else source.suffix.lower()
+    for name in ("label", "labels", "real", "window", "hop"):
+        given = getattr(options, name)
+        if given not in (None, False) and f"--{name}" not in TAKEN.get(kind, (f"--{name}",)):
+            raise UsageError(f"{source}: --{name} does not go with a {kind}; what does: {', '.join(TAKEN[kind])}")
+
+
 def _pack(options: argparse.Namespace) -> None:
     from .streaming import DEFAULT_MEMORY, too_large
 
+    _check_taken(options)
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
     if too_large(options.source, memory):
         if not options.images:
@@ -144,9 +166,11 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
         profile=options.profile, replay=options.replay, seed=options.seed, max_memory=memory, progress=shown.progress,
     )  # fmt: skip
     shown.close()
-    _pack_answer(options, rows=told.rows, samples=told.samples, features=told.features, size=told.bytes,
-                 schema=told.schema, psnr=None, streamed=True, parts=told.parts,
-                 embedding_error=told.embedding_error)  # fmt: skip
+    raw = told.rows * (4 * sum(field.size for field in told.schema.features) + 1)
+    facts = {"rows": told.rows, "samples": told.samples, "features": told.features, "bytes": told.bytes,
+             "bytes_raw_float32": raw, "psnr": None, "schema": told.schema.as_list(), "streamed": True,
+             "parts": told.parts, "embedding_error": told.embedding_error, "left_out": []}  # fmt: skip
+    _pack_answer(options, facts, told.schema, [f"packed piece by piece, in {told.parts} parts"])
 
 
 def _pack_whole(options: argparse.Namespace) -> None:
@@ -167,30 +191,32 @@ def _pack_whole(options: argparse.Namespace) -> None:
     if len(table) > LARGE and options.method == "variance":
         shown.note(f"more than {LARGE:,} rows: condensed by sorted keys or the published rule, not by variance")
     packed.save(options.output)
-    _pack_answer(options, rows=len(packed), samples=packed.n_samples, features=packed.n_features,
-                 size=len(packed.data), schema=packed.schema, psnr=packed.psnr, streamed=False,
-                 parts=int(packed.native.n_parts), embedding_error=packed.embedding_error)  # fmt: skip
+    facts = {"rows": len(packed), "samples": packed.n_samples, "features": packed.n_features,
+             "bytes": len(packed.data), "bytes_raw_float32": packed.raw_float32_size, "psnr": packed.psnr,
+             "schema": packed.schema.as_list(), "streamed": False, "parts": int(packed.native.n_parts),
+             "embedding_error": packed.embedding_error, "left_out": list(table.left_out)}  # fmt: skip
+    notes = list(table.left_out)
+    if packed.facts()["windows"]:
+        notes.append(f"what windows share is stored once, in {packed.native.n_rows:,} blocks of {packed.n_features}")
+    if packed.psnr is not None:
+        exact = np.isinf(packed.psnr)
+        notes.append(f"at quality {options.quality} pixels are " + ("as they were" if exact else
+                     f"not as they were: {packed.psnr:.2f} dB PSNR"))  # fmt: skip
+    _pack_answer(options, facts, packed.schema, notes)
 
 
-def _pack_answer(
-    options: argparse.Namespace, *, rows: int, samples: int, features: int, size: int, schema: Any, psnr: float | None,
-    streamed: bool, parts: int, embedding_error: tuple[float, float] | None = None,
-) -> None:  # fmt: skip
-    raw = rows * (4 * features + 1)
-    facts = {"rows": rows, "samples": samples, "features": features, "bytes": size, "bytes_raw_float32": raw,
-             "psnr": psnr, "schema": schema.as_list(), "streamed": streamed, "parts": parts,
-             "embedding_error": embedding_error}  # fmt: skip
-    lost = [line for line in _field_lines(schema) if "lossy" in line]
-    if embedding_error is not None:
-        most, rms = embedding_error
-        lost.append(f"embeddings in steps of {options.resolution:g}: at most {most:.3g} off, RMS {rms:.3g}")
-    if psnr is not None:
-        lost.append(f"not as they were: {psnr:.2f} dB PSNR at quality {options.quality}")
-    if streamed:
-        lost.append(f"packed piece by piece, in {parts} parts")
+def _pack_answer(options: argparse.Namespace, facts: dict[str, Any], schema: Any, notes: list[str]) -> None:
+    rows, raw, size = facts["rows"], facts["bytes_raw_float32"], facts["bytes"]
+    lossy = [line for line in _field_lines(schema) if "lossy" in line]
+    if facts["embedding_error"] is not None:
+        most, rms = facts["embedding_error"]
+        lossy.append(f"embeddings in steps of {options.resolution:g}: at most {most:.3g} off, RMS {rms:.3g}")
+    if (options.lossy or options.resolution) and not lossy:
+        notes = [*notes, "nothing was lost: only columns of real numbers can be, and there are none"]
     answer(options, facts, [
-        f"{options.output}: {rows} rows x {features}, {samples} condensed samples, "
-        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)", *lost
+        f"{options.output}: {rows} rows x {(raw // rows - 1) // 4}, {facts['samples']} condensed samples, "
+        f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)",
+        *lossy, *notes
     ])  # fmt: skip
 
 
@@ -212,6 +238,10 @@ def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
         not options.no_class_wise, options.quality,
     )  # fmt: skip
     if holds_images(options.source):
+        if options.through is None and (options.lossy or options.resolution):
+            raise UsageError("--lossy and --resolution are of real numbers; images become smaller with --quality")
+        if options.window or options.hop:
+            raise UsageError("images have no windows; leave --window and --hop out, or cut them by --tile")
         names = options.classes.split(",") if options.classes else None
         table = read_images(options.source, tile=options.tile, classes=names)
         return table, None if options.through else chosen
@@ -303,11 +333,17 @@ def _cat(options: argparse.Namespace) -> None:
     names = [column.name for column in columns]
     told = [{"row": int(number), "values": list(row)} for number, row in zip(numbers, rows, strict=True)]
     lines = ["row: " + " ".join(names)]
-    lines += [
-        f"{number}: {' '.join('-' if v is None else str(v) for v in row)}"
-        for number, row in zip(numbers, rows, strict=True)
-    ]
+    lines += [f"{number}: {' '.join(map(_word, row))}" for number, row in zip(numbers, rows, strict=True)]
     answer(options, {"names": names, "rows": told}, lines)
+
+
+def _word(value: Any) -> str:
+    """A cell among others on a line: "-" where it is missing; texts that would not stay one word in quotes."""
+    if value is None:
+        return "-"
+    text = str(value)
+    plain = not isinstance(value, str) or (text.split() == [text] and text != "-" and '"' not in text)
+    return text if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -316,12 +352,16 @@ def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     for item in text.split(","):
         try:
             if ":" in item:
-                first, _, last = item.partition(":")
-                chosen += range(*slice(int(first) if first else None, int(last) if last else None).indices(n))
+                ends = [int(part) if part.strip() else None for part in item.split(":")]
+                if len(ends) > 3 or ends[2:] == [0]:
+                    raise ValueError
+                chosen += range(*slice(*ends).indices(n))
                 continue
             number = int(item)
         except ValueError:
-            raise UsageError(f"--rows {text}: {item!r} is neither a row number nor a slice like 10:20") from None
+            raise UsageError(
+                f"--rows {text}: {item!r} is neither a row number nor a slice like 10:20 or 0:100:10"
+            ) from None
         if not -n <= number < n:
             raise UsageError(f"--rows {text}: there is no row {number}; the pack has {n}")
         chosen.append(number % n)

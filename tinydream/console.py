@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -56,7 +57,18 @@ class Console:
 
 def answer(options: argparse.Namespace, facts: dict[str, Any], lines: Sequence[str]) -> None:
     """The command's result: lines for people, JSON for machines."""
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(lines))
+    print(json.dumps(_finite(facts), indent=2, allow_nan=False) if options.json else "\n".join(lines))
+
+
+def _finite(value: Any) -> Any:
+    """The value with "NaN", "Infinity" and "-Infinity" for what JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    return value
 
 
 def console(options: argparse.Namespace) -> Console:

@@ -19,12 +19,14 @@ __all__ = ["SectionStream", "atomic_stream", "atomic_write", "scratch", "write_s
 def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write and to seek in that takes `path`'s place when the block ends, whole and on disk.
 
-    Whatever happens, and when the block raises, the path holds the old file or the new one.
+    Whatever happens, and when the block raises, the path holds the old file or the new one. An OSError of the file
+    names the path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
@@ -33,9 +35,12 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 - mkstemp makes it private
         Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        if isinstance(error, OSError) and (error.filename in (None, temporary) or not temporary):
+            error.filename, error.filename2 = str(path), None
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:

@@ -6,7 +6,7 @@ import itertools
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ._native import check, ffi, lib, view
 from .errors import DataError, UsageError
+from .folders import class_files
 from .table import Table, table_from_arrays
 
 __all__ = ["ImageOptions", "Transformed", "holds_images", "psnr", "read_images", "transforms"]
@@ -153,60 +154,76 @@ def read_images(
 ) -> Table:
     """A folder with a folder of images for each class, as a Table of (n, height, width) or (n, height, width, 3).
 
-    Grey images stay grey where all are; palettes become the colours that they stand for. `tile`: cut each image into
-    squares of this side. Raises DataError for images of different sizes, kinds that would lose something (transparency,
-    CMYK), and sides that the tile does not divide; UsageError without Pillow (extra `images`).
+    Images that lie in the folder itself have no classes. Grey images stay grey where all are; palettes become the
+    colours that they stand for. `tile`: cut each image into squares of this side. Raises DataError for images of
+    different sizes or depths, kinds that would lose something (transparency, CMYK, several pictures, colours of 16
+    bits), and sides that the tile does not divide; UsageError without Pillow (extra `images`).
     """
-    folder = Path(folder)
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if classes is None else list(classes)
-    files = [(path, name) for name in names for path in _image_files(folder / name)]
-    if not files:
+    if tile is not None and tile < 1:
+        raise UsageError(f"tiles of {tile} pixels; they have a side of at least 1")
+    found = class_files(folder, SUFFIXES, classes)
+    if not found.files:
         raise DataError(
             f"{folder}: no images; put a folder for each class there, with {', '.join(SUFFIXES)} files in it"
         )
-    arrays = [_load(path) for path, _ in files]
+    read = [(path, *_load(path)) for path, _ in found.files]
+    arrays = [array for _, array, _ in read]
+    first = read[0]
     if any(array.ndim == 3 for array in arrays):
         arrays = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2) for array in arrays]
-    for (path, _), array in zip(files, arrays, strict=True):
-        if tile and (tile < 1 or array.shape[0] % tile or array.shape[1] % tile):
+    for (path, _, depth), array in zip(read, arrays, strict=True):
+        if depth != first[2]:
+            raise DataError(f"{path}: pixels of {depth} bits, but {first[0].name} has {first[2]}; make all one depth")
+        if tile and (array.shape[0] % tile or array.shape[1] % tile):
             raise DataError(f"{path}: tiles of {tile} do not divide {array.shape[0]} x {array.shape[1]} pixels")
         if not tile and array.shape != arrays[0].shape:
             raise DataError(
-                f"{path}: {array.shape[0]} x {array.shape[1]} pixels, but {files[0][0].name} has {arrays[0].shape[0]} "
+                f"{path}: {array.shape[0]} x {array.shape[1]} pixels, but {first[0].name} has {arrays[0].shape[0]} "
                 f"x {arrays[0].shape[1]}; scale them to one size, or cut them into tiles (tile=, --tile)"
             )
     pieces = [_tiles(array, tile) if tile else array[None] for array in arrays]
-    labels = [name for (_, name), piece in zip(files, pieces, strict=True) for _ in piece]
-    return table_from_arrays(np.concatenate(pieces), labels, classes=names, source=str(folder))
+    labels = [name for (_, name), piece in zip(found.files, pieces, strict=True) for _ in piece]
+    named = (labels, found.classes) if found.classes else (None, None)
+    table = table_from_arrays(np.concatenate(pieces), named[0], classes=named[1], source=str(folder))
+    return replace(table, left_out=found.left_out)
 
 
 def holds_images(folder: str | os.PathLike[str]) -> bool:
-    """True when a folder has folders with image files in them."""
-    folder = Path(folder)
-    return folder.is_dir() and any(_image_files(child) for child in folder.iterdir() if child.is_dir())
+    """True when there are image files in a folder or in its folders."""
+    return Path(folder).is_dir() and bool(class_files(folder, SUFFIXES).files)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, but a class has its name")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _load(path: Path) -> npt.NDArray[Any]:
+def _load(path: Path) -> tuple[npt.NDArray[Any], int]:
+    """Pixels of an image, and their bits."""
     try:
         from PIL import Image
     except ImportError as error:
         raise UsageError("reading images needs Pillow: pip install 'tinydream[images]'") from error
     try:
         with Image.open(path) as image:
-            if image.mode in ("1", "L", "RGB", "I;16"):
-                return np.asarray(image).astype(np.uint16 if image.mode == "I;16" else np.uint8)
-            if image.mode == "P" and "transparency" not in image.info:
-                return np.asarray(image.convert("RGB"))
-            mode = image.mode
+            lost = _would_lose(image)
+            if not lost:
+                pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+                depth = {"1": 1, "I": 32 if image.format == "TIFF" else 16}.get(image.mode, 8 * pixels.itemsize)
+                return pixels.astype({1: np.uint8, 8: np.uint8, 16: np.uint16}.get(depth, np.int32)), depth
     except Exception as error:  # the bytes are not trusted, and many parsers run here
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
-    raise DataError(f"{path}: an image of kind {mode} would lose something as grey or RGB; convert it first")
+    raise DataError(f"{path}: {lost} would lose something as grey or RGB; convert it first")
+
+
+def _would_lose(image: Any) -> str:
+    """What of an image has no place in its grey or RGB pixels; "" for nothing."""
+    if image.mode not in ("1", "L", "P", "RGB", "I") and not image.mode.startswith("I;16"):
+        return f"an image of kind {image.mode}"
+    if "transparency" in image.info:
+        return f"an image of kind {image.mode} with transparency"
+    if getattr(image, "n_frames", 1) > 1:
+        return f"a file of {image.n_frames} images"
+    # Pillow has no colours of more than 8 bits and cuts them off; how it reads the file says so.
+    read_as = [said for tile in image.tile for said in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    deep = any(isinstance(said, str) and ";16" in said for said in read_as)
+    deep |= image.format == "PPM" and any(isinstance(said, int) and said > 255 for said in read_as)
+    return "an image of 16 bits a colour" if image.mode == "RGB" and deep else ""
 
 
 def _tiles(array: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:

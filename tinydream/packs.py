@@ -50,7 +50,7 @@ class Pack:
         self.native = ffi.new("td_pack *")
         status = lib.td_pack_open(self.native, self._bytes, len(self.data))
         if status < 0:
-            raise FormatError(f"{source}: not a whole .tdz ({status_name(status)}); pack it again or fetch it anew")
+            raise FormatError(f"{source}: {_refusal(self.data, status)}")
         self._readers: dict[int, tuple[Any, Any]] = {}
         self._block = ffi.new("uint64_t[]", lib.td_pack_archive_size(self.native) // 8 + 1)
         if self.native.archive != ffi.NULL:
@@ -90,7 +90,7 @@ class Pack:
 
     def __repr__(self) -> str:
         return (
-            f"Pack({len(self)} rows x {self.n_features}, {self.n_classes} classes, "
+            f"Pack({len(self)} rows x {self.row_size}, {self.n_classes} classes, "
             f"{self.n_samples} samples, {len(self.data)} bytes)"
         )
 
@@ -455,11 +455,27 @@ class Pack:
     @property
     def raw_float32_size(self) -> int:
         """Bytes of the same rows as float32, with one byte a label."""
-        return int(self.native.n_rows) * (4 * self.n_features + 1)
+        return len(self) * (4 * self.row_size + 1)
+
+    @property
+    def row_size(self) -> int:
+        """Numbers in a row as it is read: `n_features` where each is stored as one, of windows those of a window."""
+        return sum(field.size for field in self.schema.features) * (1 if self._cut is None else self._cut.span)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the .tdz; the old file stays whole until the new one is."""
         atomic_write(Path(path), self.data)
+
+
+def _refusal(data: bytes, status: int) -> str:
+    """Why the core does not open these bytes, and what to try."""
+    if status == lib.TD_E_VERSION:
+        version = int.from_bytes(data[4:6], "little")
+        return (f"a .tdz of format version {version}, and this TinyDream reads {lib.TD_FILE_FORMAT}; install the one "
+                "that wrote it, or a newer one")  # fmt: skip
+    if status == lib.TD_E_FORMAT and data[:4] != lib.TD_MAGIC_PACK.to_bytes(4, "little"):
+        return "not a whole .tdz: it does not begin like one"
+    return f"not a whole .tdz ({status_name(status)}); pack it again or fetch it anew"
 
 
 def _array_names(fields: Sequence[Field]) -> list[str]:

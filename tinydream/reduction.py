@@ -42,8 +42,8 @@ def check_integers(values: npt.NDArray[Any]) -> None:
         )
     if values.shape[1] > lib.TD_MAX_FEATURES:
         raise DataError(
-            f"{values.shape[1]} values a row; at most {lib.TD_MAX_FEATURES} fit. Pack them through a model "
-            "(through=, --through)"
+            f"{values.shape[1]} values a row; at most {lib.TD_MAX_FEATURES} fit. Leave columns out, scale images down "
+            "or cut them into tiles (tile=, --tile), or pack through a model (through=, --through)"
         )
 
 

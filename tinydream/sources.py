@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import wave
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy.typing as npt
 
 from .cells import CellType
 from .errors import DataError, UsageError
-from .images import holds_images, read_images
-from .table import Column, Table, Windows, make_column, table_from_arrays, table_from_columns, with_labels
+from .folders import class_files
+from .images import SUFFIXES, read_images
+from .recordings import read_waves, series
+from .table import Column, Table, table_from_arrays, table_from_columns
 
 __all__ = ["from_frame", "read", "read_array", "read_waves", "series"]
 
@@ -66,9 +67,16 @@ def read(
 
 
 def _read_folder(path: Path, window: int | None, hop: int | None, classes: Sequence[str] | int | None) -> Table:
-    if holds_images(path):
-        return read_images(path, classes=None if isinstance(classes, int) else classes)
-    return read_waves(path, window=window, hop=hop, classes=classes)
+    images, recordings = (class_files(path, suffixes).files for suffixes in (SUFFIXES, (".wav",)))
+    if images and recordings:
+        raise DataError(f"{path}: holds images and recordings, such as {images[0][0]} and {recordings[0][0]}")
+    if not images and not recordings:
+        raise DataError(f"{path}: no images and no .wav files in it or in its folders")
+    if recordings:
+        return read_waves(path, window=window, hop=hop, classes=classes)
+    if window is not None or hop is not None:
+        raise UsageError(f"{path}: images have no windows; leave window and hop (--window, --hop) out")
+    return read_images(path, classes=None if isinstance(classes, int) else classes)
 
 
 def label_names(label: str | Sequence[str] | None) -> list[str]:
@@ -275,96 +283,3 @@ def _read_npz(path: Path, label: str | Sequence[str] | None) -> tuple[Array, Arr
 
 def _read_npy(path: Path, labels: Any) -> tuple[Array, Array | None]:
     return _load(path, np.ndarray), None if labels is None else _load(Path(labels), np.ndarray)
-
-
-# ------------------------------------------------------------------ series and recordings
-
-
-def series(
-    runs: Sequence[npt.ArrayLike],
-    labels: npt.ArrayLike | None = None,
-    *,
-    window: int,
-    hop: int | None = None,
-    classes: Sequence[str] | int | None = None,
-    source: str = "series",
-) -> Table:
-    """Windows of long series; a pack stores what overlaps once.
-
-    `runs`: series of shape (samples,) or (samples, channels), numbers. `labels`: one a series, of any kind. Row i of
-    the table is a window (window, channels); windows start `hop` samples after each other (default: the window, so that
-    none overlap), and samples behind a series' last whole window are left out. Raises DataError when a series has no
-    whole window.
-    """
-    hop = window if hop is None else hop
-    if window < 1 or hop < 1:
-        raise DataError(f"{source}: windows of {window} samples every {hop}; both must be at least 1")
-    arrays = [_as_run(run, source) for run in runs]
-    if not arrays or len({(run.shape[1], run.dtype) for run in arrays}) != 1:
-        raise DataError(f"{source}: series must have the same type and number of channels, and there must be one")
-    given = None if labels is None else make_column("label", np.asarray(labels), source=source)
-    if given is not None and len(given) != len(arrays):
-        raise DataError(f"{source}: {len(arrays)} series but {len(given)} labels; one label a series is needed")
-    counts = [(len(run) - window) // hop + 1 for run in arrays]
-    if min(counts) < 1:
-        short = next(run for run, count in zip(arrays, counts, strict=True) if count < 1)
-        raise DataError(f"{source}: a series of {len(short)} samples has no window of {window}")
-    views = [np.lib.stride_tricks.sliding_window_view(run, window, axis=0)[::hop] for run in arrays]
-    values = np.concatenate([view.transpose(0, 2, 1) for view in views])
-    table = table_from_arrays(values, None, source=source)
-    if given is not None:
-        table = with_labels(table, [Column("label", np.repeat(given.values, counts))], classes=classes)
-    return Table(table.values, table.labels, table.classes, source, table.ordered, targets=table.targets,
-                 windows=Windows(window, hop, tuple(counts)))  # fmt: skip
-
-
-def _as_run(given: npt.ArrayLike, source: str) -> Array:
-    run = np.asarray(given)
-    if run.ndim not in (1, 2) or run.dtype.kind not in "biuf":
-        raise DataError(f"{source}: a series is numbers of shape (samples,) or (samples, channels), not {run.dtype} "
-                        f"{run.shape}")  # fmt: skip
-    return run.reshape(len(run), -1)
-
-
-def read_waves(
-    folder: str | os.PathLike[str], *, window: int | None, hop: int | None = None,
-    classes: Sequence[str] | int | None = None,
-) -> Table:  # fmt: skip
-    """Windows of the .wav files of a folder: FOLDER/CLASS/NAME.wav, or FOLDER/NAME.wav without classes.
-
-    PCM of 8, 16, 24 or 32 bits; all files of one format. `window` and `hop` in samples. Raises DataError.
-    """
-    folder = Path(folder)
-    paths = sorted((*folder.glob("*/*.wav"), *folder.glob("*.wav")))
-    if not paths:
-        raise DataError(f"{folder}: no .wav files in it or in its folders")
-    if window is None:
-        raise DataError(f"{folder}: say how many samples a window of the recordings has (window=, --window)")
-    read = [read_wave(path) for path in paths]
-    if len({(rate, run.shape[1], run.dtype) for run, rate in read}) != 1:
-        raise DataError(f"{folder}: recordings of different rates, channels or widths; make them one format")
-    kept = [(path, run) for path, (run, _) in zip(paths, read, strict=True) if len(run) >= window]
-    if not kept:
-        raise DataError(f"{folder}: no recording has a whole window of {window} samples")
-    names = [path.parent.name if path.parent != folder else "" for path, _ in kept]
-    labels = names if any(names) else None
-    runs = [run for _, run in kept]
-    return series(runs, labels, window=window, hop=hop, classes=classes, source=str(folder))
-
-
-def read_wave(path: Path) -> tuple[Array, int]:
-    """Samples (n, channels) of a .wav file, and its rate. Raises DataError."""
-    try:
-        with wave.open(str(path), "rb") as recording:
-            width, channels, rate = recording.getsampwidth(), recording.getnchannels(), recording.getframerate()
-            data = recording.readframes(recording.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"{path}: cannot be read as .wav: {error}") from error
-    data = data[: len(data) // (width * channels) * width * channels]
-    if width == 3:
-        padded = np.zeros((len(data) // 3, 4), dtype=np.uint8)
-        padded[:, 1:] = np.frombuffer(data, dtype=np.uint8).reshape(-1, 3)
-        samples = padded.view("<i4").reshape(-1) >> 8
-    else:
-        samples = np.frombuffer(data, dtype={1: "u1", 2: "<i2", 4: "<i4"}[width])
-    return samples.reshape(-1, channels), rate

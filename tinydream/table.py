@@ -63,7 +63,8 @@ class Table:
     `classes` names them, in order. A class without rows is allowed here (a wearer may never have rowed) and left out of
     a pack. `ordered` is False when the labels were names and their order was not given: they are then sorted, which
     need not be the order of a model's outputs. `targets` are labels that are no classes: real numbers, or several
-    columns; all rows are then of one class. `windows`: rows are windows of longer series, in their order.
+    columns; all rows are then of one class. `windows`: rows are windows of longer series, in their order. `left_out`:
+    what of the source is not in the table, a line each, for people.
     """
 
     values: Array
@@ -74,6 +75,7 @@ class Table:
     columns: tuple[Column, ...] = ()
     targets: tuple[Column, ...] = ()
     windows: Windows | None = None
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
