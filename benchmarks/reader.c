@@ -1,6 +1,6 @@
 /* Measures the reader of a pack: instructions to open it, and of its rows in order and at random, without and with a
- * cache; and the deepest stack, samples included. Prints one line of JSON over the UART. benchmarks/reader.py compiles it, with the pack in
- * bench_data. BENCH_FEATURES: values of a row; BENCH_RANDOM: rows at random; BENCH_SAMPLED: rows whose samples, from the
+ * cache; and the deepest stack of these, then that of samples. Prints one line of JSON over the UART.
+ * benchmarks/reader.py compiles it, with the pack in bench_data. BENCH_FEATURES: values of a row; BENCH_RANDOM: rows at random; BENCH_SAMPLED: rows whose samples, from the
  * first on, are read. */
 #include "bench.h"
 #include "td_board.h"
@@ -9,15 +9,14 @@ static td_pack pack;
 static int32_t row[BENCH_FEATURES];
 static float values[BENCH_FEATURES];
 static uint32_t cache[(BENCH_FEATURES * 9u + 3u) / 4u];
-static uint32_t deepest; /* stack, so far */
 
-/* The stack below the caller, whatever lies above it. */
-__attribute__((noinline)) static void note_stack(uintptr_t caller)
+/* The deepest stack so far below the caller, whatever lies above it. */
+__attribute__((noinline)) static uint32_t deepest_stack(uintptr_t caller)
 {
     td_memory memory;
     td_port_memory(&memory);
     uintptr_t top = TD_RAM_ORIGIN + memory.stack_reserve, lowest = top - td_port_stack_used();
-    deepest = (uint32_t)(caller - lowest);
+    return (uint32_t)(caller - lowest);
 }
 
 static inline uintptr_t stack_pointer(void)
@@ -106,11 +105,12 @@ void td_firmware(void)
     uint32_t n_samples, check;
     start_timer();
     uint32_t open = open_pack(), in_order = read_in_order(), at_random = read_at_random();
-    uint32_t n_sampled = read_samples(&n_samples, &check), rows = check_rows();
     if (td_pack_use_cache(&pack, cache, sizeof cache) != TD_OK) fail("cache");
     uint32_t in_order_cached = read_in_order(), at_random_cached = read_at_random();
-    note_stack(stack_pointer());
-    if (check_rows() != rows) fail("rows with a cache");
+    uint32_t stack = deepest_stack(stack_pointer()), rows = check_rows();
+    if (td_pack_use_cache(&pack, NULL, 0) != TD_OK) fail("no cache");
+    uint32_t n_sampled = read_samples(&n_samples, &check), stack_samples = deepest_stack(stack_pointer());
+    if (check_rows() != rows) fail("rows without a cache");
     put_number("{", "open", instructions(open, 1));
     put_number(", ", "in_order", instructions(in_order, pack.n_rows));
     put_number(", ", "at_random", instructions(at_random, BENCH_RANDOM));
@@ -122,6 +122,7 @@ void td_firmware(void)
     put_number(", ", "check_rows", rows);
     put_number(", ", "reader", sizeof pack);
     put_number(", ", "cache", sizeof cache);
-    put_number(", ", "stack", deepest);
+    put_number(", ", "stack", stack);
+    put_number(", ", "stack_samples", stack_samples);
     end_line();
 }

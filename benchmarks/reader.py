@@ -3,10 +3,11 @@
     python benchmarks/reader.py [--sets watch8 ...] [--json FILE] [--readme README.md]
 
 The programs are those of benchmarks/emulated.py with benchmarks/reader.c: Cortex-M0 code, at -O2 as the firmware builds
-the reader. All rows of a set lie in the emulated flash. A row in order is the mean over all rows, from the first to the
-last; a row at random is the mean of 4,096, drawn from all. Both include the caller's loop. What the board read (values,
-samples, labels, weights) must be what the host reads. RAM is td_pack, a row, the cache, and the deepest stack of open,
-row and sample. Code is what the linker keeps of the core and of the compiler's routines (soft float) for these, at -Os.
+the reader. All rows of a set lie in the emulated flash. A row in order is the mean over all rows, first to last; one at
+random is the mean of 4,096, drawn from all. Both include the caller's loop. What the board read (values, samples,
+labels, weights) must be what the host reads. RAM is td_pack, a row, the cache, and the deepest stack of open and row.
+Code is what the linker keeps of the core and of the compiler's routines for these, at -Os. Both are then given for
+samples too, means of rows as floats, which a trainer takes: code and stack of soft float come with them.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from tinydream.packs import Pack
 HERE = Path(__file__).resolve().parent
 N_RANDOM = 4096
 N_SAMPLED = 20_000  # rows whose samples are read
-READING = ("td_pack_open", "td_pack_use_cache", "td_pack_row", "td_pack_sample")
-COLUMNS = ("in_order", "at_random", "in_order_cached", "at_random_cached", "open_row", "ram", "code")
+ROWS = ("td_pack_open", "td_pack_use_cache", "td_pack_row")
+SAMPLES = (*ROWS, "td_pack_sample")
+COLUMNS = ("in_order", "at_random", "in_order_cached", "at_random_cached", "open_row", "ram", "code", "ram_samples",
+           "code_samples")  # fmt: skip
 MOST = {"watch8": {"in_order_cached": 400, "at_random_cached": 2_000, "ram": 512, "code": 4_096}}
 
 
@@ -71,12 +74,17 @@ def measure(name: str, made: Pack) -> dict[str, Any]:
     named = {f"BENCH_{key}": f"{value}u" for key, value in defines.items()}
     with tempfile.TemporaryDirectory(prefix="tinydream-") as folder:
         found = run(build_program(Path(folder), HERE / "reader.c", made.data, "M0", named, "-O2"), name)
-        code = code_size(link(Path(folder) / "reader.elf", [], "M0", {}, "-Os", roots=READING))
+        code, code_samples = (
+            code_size(link(Path(folder) / "reader.elf", [], "M0", {}, "-Os", roots=roots)) for roots in (ROWS, SAMPLES)
+        )
     if (found["check_rows"], found["check_samples"]) != on_host(made, found["n_samples"]):
         raise SystemExit(f"{name}: the board read something else than the host")
-    found |= {"rows": len(made), "features": made.n_features, "row": 4 * made.n_features, "code": code}
-    found["open_row"] = found["open"] // len(made)
-    return found | {"ram": found["reader"] + found["cache"] + found["row"] + found["stack"]}
+    found |= {"rows": len(made), "features": made.n_features, "row": 4 * made.n_features}
+    memory = found["reader"] + found["cache"] + found["row"]
+    return found | {
+        "open_row": found["open"] // len(made), "ram": memory + found["stack"], "code": code,
+        "ram_samples": memory + found["stack_samples"], "code_samples": code_samples,
+    }  # fmt: skip
 
 
 def on_host(made: Pack, n_samples: int) -> tuple[int, int]:
@@ -97,7 +105,7 @@ def on_host(made: Pack, n_samples: int) -> tuple[int, int]:
 
 def render(found: dict[str, dict[str, Any]]) -> str:
     lines = ["| pack | row in order | at random | with a cache: in order | at random | open, a row | RAM, bytes "
-             "| code, bytes |", "|" + "---|" * 8]  # fmt: skip
+             "| code, bytes | samples too: RAM | code |", "|" + "---|" * 10]  # fmt: skip
     for name, row in found.items():
         most = MOST.get(name, {})
         cells = [_figure(row, key, most.get(key)) for key in COLUMNS]

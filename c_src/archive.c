@@ -211,7 +211,7 @@ static const uint8_t *ends_of(const td_pack *pack)
 int td_archive_check(td_pack *pack, const td_section *data)
 {
     pack->archive = data->data;
-    pack->archive_memory = NULL;
+    pack->memory = NULL;
     uint64_t head = HEADER + FEATURE * (uint64_t)pack->n_features;
     if (data->size < head) return TD_E_FORMAT;
     uint32_t n = block_rows(pack), bits = data->data[4];
@@ -252,7 +252,7 @@ int td_pack_attach(td_pack *pack, void *memory, uint32_t size)
     reader *r = (reader *)memory;
     r->block = NO_BLOCK;
     r->rows = (uint32_t *)(void *)((cell *)(void *)(r + 1) + ((size_t)1 << pack->archive[4]));
-    pack->archive_memory = memory;
+    pack->memory = memory;
     return TD_OK;
 }
 
@@ -282,7 +282,7 @@ static void decode_block(const td_pack *pack, reader *r, uint32_t block)
 
 const uint32_t *td_archive_row(const td_pack *pack, uint32_t row)
 {
-    reader *r = (reader *)pack->archive_memory;
+    reader *r = (reader *)pack->memory;
     if (!r) return NULL;
     if (r->block != row / block_rows(pack)) decode_block(pack, r, row / block_rows(pack));
     return r->rows + (size_t)(row % block_rows(pack)) * pack->n_features;

@@ -1,4 +1,4 @@
-/* Internal: archives (archive.c), as decode.c and unpack.c read them. */
+/* Internal: archives (archive.c), as open.c checks and decode.c and unpack.c read them. */
 #ifndef ARCHIVE_H
 #define ARCHIVE_H
 

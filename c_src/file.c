@@ -16,6 +16,11 @@ static uint32_t head_size(uint32_t n_sections)
     return TD_FILE_HEADER + TD_FILE_ENTRY * n_sections;
 }
 
+static uint32_t n_sections_of(const uint8_t *file)
+{
+    return td_get16(file + 6);
+}
+
 static uint32_t head_crc(const uint8_t *file, uint32_t n_sections)
 {
     uint32_t crc = td_crc32(0, file, 12);
@@ -83,7 +88,7 @@ int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t si
     if (size < TD_FILE_HEADER || td_get32(data) != magic) return TD_E_FORMAT;
     if ((size_t)size != size) return TD_E_UNSUPPORTED; /* more than this machine can address */
     if (td_get16(data + 4) != TD_FILE_FORMAT) return TD_E_VERSION;
-    uint32_t n_sections = td_get16(data + 6), file_size = td_get32(data + 8);
+    uint32_t n_sections = n_sections_of(data), file_size = td_get32(data + 8);
     if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections) || file_size & 3u)
         return TD_E_FORMAT;
     if (head_crc(data, n_sections) != td_get32(data + 12)) return TD_E_CRC;
@@ -95,14 +100,13 @@ int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t si
     if (end != file_size) return TD_E_FORMAT;
     file->data = data;
     file->size = file_size;
-    file->n_sections = n_sections;
     return TD_OK;
 }
 
 uint32_t td_file_damaged(uint32_t magic, const uint8_t *data, uint32_t size)
 {
     if (size < TD_FILE_HEADER || td_get32(data) != magic || td_get16(data + 4) != TD_FILE_FORMAT) return 0;
-    uint32_t n_sections = td_get16(data + 6);
+    uint32_t n_sections = n_sections_of(data);
     if (n_sections > TD_FILE_MAX_SECTIONS || size < head_size(n_sections) ||
         head_crc(data, n_sections) != td_get32(data + 12))
         return 0;
@@ -116,7 +120,7 @@ uint32_t td_file_damaged(uint32_t magic, const uint8_t *data, uint32_t size)
 
 int td_file_section(const td_file *file, uint32_t kind, td_section *out)
 {
-    for (uint32_t i = 0; i < file->n_sections; i++) {
+    for (uint32_t i = 0; i < n_sections_of(file->data); i++) {
         const uint8_t *entry = file->data + head_size(i);
         if (td_get32(entry) != kind) continue;
         out->kind = kind;

@@ -205,6 +205,7 @@ static int lay_out(layout *l, const uint32_t *base, const uint64_t *keys, uint32
     uint64_t row_bits = (uint64_t)n_rows * (n_features * width - l->base_bits);
     if (row_bits > 0xFFFFFFFFu || l->n_entries * width > 0xFFFFFFFFu) return TD_E_FULL;
     l->place_bytes = (td_id_bits(n_features) + td_id_bits(width) + 7u) / 8u;
+    if (l->place_bytes == 0) l->place_bytes = 1;
     l->index_field = plan->n_key + LOW_FIELD + td_id_bits(l->code_bits + 1u);
     l->n_blocks = (n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK;
     l->dictionary = bytes_of((uint64_t)width * n_features) * (plan->offsets ? 2u : 1u);

@@ -598,7 +598,7 @@ static int open_sections(td_model *model)
     const td_file *file = &model->file;
     if (td_file_section(file, SECTION_META, &meta) != TD_OK || td_file_section(file, SECTION_TENSORS, &tensors) != TD_OK
         || td_file_section(file, SECTION_OPS, &ops) != TD_OK || td_file_section(file, SECTION_TAIL, &tail) != TD_OK
-        || td_file_section(file, SECTION_DATA, &model->data) != TD_OK || file->n_sections != 5) {
+        || td_file_section(file, SECTION_DATA, &model->data) != TD_OK || td_get16(file->data + 6) != 5) {
         return TD_E_FORMAT;
     }
     if (count(&tensors, TENSOR_SIZE, TD_MAX_TENSORS, &model->n_tensors) != TD_OK

@@ -1,4 +1,5 @@
-/* Internal: where the blocks of a part are, for the two ways to read rows (decode.c, unpack.c). */
+/* Internal: where the blocks of a part are (parts.c) and what its rows are made of
+ * (seek.c, fields.c), for those who check and read rows (open.c, decode.c, unpack.c). */
 #ifndef PARTS_H
 #define PARTS_H
 
@@ -6,26 +7,109 @@
 
 static inline bool td_part_has(const td_part *part, uint32_t flag)
 {
-    return (part->header.flags & flag) != 0;
+    return (part->flags & flag) != 0;
 }
 
 /* Bits of a row of the rows block. */
 static inline uint32_t td_part_row_bits(const td_part *part)
 {
-    return part->id_bits + part->header.deviation_bits;
+    return part->id_bits + part->deviation_bits;
 }
 
-/* Part `index`, whose first row is first_row. False when its blocks do not fit the data section. */
+/* Bits of a feature in the plan. */
+static inline uint32_t td_part_plan_bits(const td_pack *pack, const td_part *part)
+{
+    return td_part_has(part, TD_PART_MASKS) ? pack->width : td_id_bits(pack->width + 1u);
+}
+
+/* Bits of one base. */
+static inline uint32_t td_part_base_bits(const td_pack *pack, const td_part *part)
+{
+    return pack->n_features * pack->width - part->deviation_bits;
+}
+
+static inline uint32_t td_part_n_bases(const td_part *part)
+{
+    return td_part_has(part, TD_PART_KEYS) ? 1u : part->n_bases;
+}
+
+static inline const uint8_t *td_part_record(const td_pack *pack, uint32_t index)
+{
+    return pack->parts + (size_t)index * TD_PART_RECORD;
+}
+
+/* The name of a bit of the key: feature * 2^bit_bits + bit. */
+static inline uint32_t td_place_name(const uint8_t *place, uint32_t n_bytes)
+{
+    uint32_t name = place[0];
+    if (n_bytes > 1) name |= (uint32_t)place[1] << 8;
+    if (n_bytes > 2) name |= (uint32_t)place[2] << 16;
+    return name;
+}
+
+/* What a cache holds: of each feature the bits that rows share and those of the key, then what is added to its value,
+ * then its shape. NULL: there is none. */
+static inline uint32_t *td_cached_values(const td_pack *pack)
+{
+    return (uint32_t *)pack->memory;
+}
+
+static inline uint32_t *td_cached_sums(const td_pack *pack)
+{
+    return td_cached_values(pack) + pack->n_features;
+}
+
+static inline uint8_t *td_cached_shapes(const td_pack *pack)
+{
+    return (uint8_t *)(td_cached_sums(pack) + pack->n_features);
+}
+
+/* Samples are listed when they are few. */
+static inline bool td_samples_listed(const td_pack *pack)
+{
+    return pack->n_samples < pack->n_rows / TD_LISTED_ROWS;
+}
+
+/* First row of a sample, where they are listed. */
+static inline uint32_t td_listed_start(const td_pack *pack, uint32_t sample)
+{
+    return td_get32(pack->starts + 4u * (size_t)sample);
+}
+
+/* The same from the bitmap, where they are not. */
+static inline bool td_starts_sample(const td_pack *pack, uint32_t row)
+{
+    return ((uint32_t)pack->starts[row >> 3] >> (row & 7u) & 1u) != 0;
+}
+
+/* Whether all bits behind the n_bits of a block, up to its byte's end, are zero. */
+bool td_padded(const uint8_t *block, uint32_t n_bits);
+/* Part `index`, whose first row is first_row and whose record is sound. False when its blocks do not fit the data
+ * section or are not padded with zeros. */
 bool td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part);
+/* Makes the part of a row the one at hand: TD_E_RANGE when there is no such row. */
+int td_part_find(td_pack *pack, uint32_t row);
 /* Which bits of a feature are the base's. */
 uint32_t td_part_base_mask(const td_pack *pack, const td_part *part, uint32_t feature);
 /* Entries of all dictionaries; the part has TD_PART_DICTIONARY. */
 uint32_t td_part_entries(const td_pack *pack, const td_part *part);
-/* Bit `b` of the key, counted from the most significant: where it goes. */
+/* Bit `b` of the key, counted from the least significant: where it goes. */
 void td_part_place(const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit);
 /* Fields of n_bits up to 64. */
 uint64_t td_read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits);
-/* Goes to the first row of a block of TD_KEY_BLOCK rows; returns how many rows follow it in the block. */
+/* Goes to the first row of a block of TD_KEY_BLOCK rows, whose key is high_key then; returns how many rows follow it in
+ * the block. */
 uint32_t td_part_start_block(td_part *part, uint32_t block);
+
+/* seek.c: toggles the bits of the values in which the key of row `row` of the part differs from part->spread, and sets
+ * that. */
+void td_part_spread(td_part *part, uint32_t row, uint32_t *values);
+
+/* fields.c, of the part at hand. Fills the cache: no key is spread in it yet. */
+void td_fields_cache(td_pack *pack);
+/* values: `from` (NULL: nothing) and the bits of row `row` of the part that are not in it, but for the key's. */
+void td_fields_join(const td_pack *pack, uint32_t row, const uint32_t *from, uint32_t *values);
+/* values: `from` with dictionaries' entries in place of their numbers, and with minimum and offset. */
+void td_fields_finish(const td_pack *pack, const uint32_t *from, uint32_t *values);
 
 #endif /* PARTS_H */

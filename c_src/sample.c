@@ -1,5 +1,57 @@
 /* The sampler: which sample or row an epoch shows next, of the training set and the replay set. */
-#include "td_internal.h"
+#include "parts.h"
+
+/* ----------------------------------------------------------------- samples */
+
+int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count)
+{
+    if (sample >= pack->n_samples) return TD_E_RANGE;
+    if (td_samples_listed(pack)) {
+        *first = td_listed_start(pack, sample);
+        *count = (sample + 1u < pack->n_samples ? td_listed_start(pack, sample + 1u) : pack->n_rows) - *first;
+        return TD_OK;
+    }
+    uint32_t byte = 0;
+    for (uint32_t ones; (ones = td_count_bits(pack->starts[byte])) <= sample; byte++) sample -= ones;
+    uint32_t row = byte * 8u;
+    for (;; row++) { /* the (sample + 1)-th start bit from this byte on */
+        if (td_starts_sample(pack, row) && sample-- == 0) break;
+    }
+    *first = row;
+    for (row++; row < pack->n_rows && !td_starts_sample(pack, row); row++) continue;
+    *count = row - *first;
+    return TD_OK;
+}
+
+int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight)
+{
+    uint32_t first, count;
+    /* Added, and negated as an integer: so boards need no routine for differences of floats. */
+    float minus_zero = -(float)pack->zero_point; /* exact, and no choice: some assemblers know no conditional vcvt */
+    int status = td_pack_sample_rows(pack, sample, &first, &count);
+    for (uint32_t i = 0; status == TD_OK && i < count; i++) {
+        status = td_pack_stored_row(pack, first + i, row, label);
+        for (uint32_t f = 0; status == TD_OK && f < pack->n_features; f++) {
+            float value = (float)row[f] + minus_zero;
+            values[f] = i == 0 ? value : values[f] + value;
+        }
+    }
+    if (status != TD_OK) return status;
+    float factor = pack->scale / (float)count;
+    for (uint32_t f = 0; f < pack->n_features; f++) values[f] *= factor;
+    *weight = pack->weights ? td_get_f32(pack->weights + 4u * (size_t)sample) : (float)count;
+    return TD_OK;
+}
+
+float td_pack_total_weight(const td_pack *pack)
+{
+    if (!pack->weights) return (float)pack->n_rows;
+    float total = 0.0f;
+    for (uint32_t i = 0; i < pack->n_samples; i++) total += td_get_f32(pack->weights + 4u * (size_t)i);
+    return total;
+}
+
+/* ----------------------------------------------------------------- sampler */
 
 uint32_t td_sampler_size(const td_sampler *sampler)
 {
@@ -50,7 +102,7 @@ static uint32_t place(const td_sampler *sampler, uint32_t i)
 
 static int weigh(td_sampler *sampler, float *total)
 {
-    float weight;
+    float weight = 0.0f;
     *total = 0.0f;
     for (uint32_t i = 0; i < sampler->n_train; i++) {
         int status = sample_weight(sampler->train, place(sampler, i), &weight);
@@ -79,13 +131,13 @@ int td_sampler_init(td_sampler *sampler, td_pack *train, td_pack *replay, const 
     sampler->n_train = n - sampler->n_held;
     sampler->n_replay = replay ? replay->n_samples : 0;
     float share = (float)td_sampler_size(sampler) / (1.0f + (replay ? config->replay : 0.0f));
-    float total = full ? (float)sampler->n_train : train->total_weight;
+    float total = full ? (float)sampler->n_train : td_pack_total_weight(train);
     if (!full && sampler->n_held) {
         int status = weigh(sampler, &total);
         if (status != TD_OK) return status;
     }
     sampler->train_scale = share / total;
-    sampler->replay_scale = replay ? share * config->replay / replay->total_weight : 0.0f;
+    sampler->replay_scale = replay ? share * config->replay / td_pack_total_weight(replay) : 0.0f;
     return TD_OK;
 }
 

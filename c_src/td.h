@@ -4,7 +4,7 @@
  * C99, freestanding: no malloc, no global state, no libc beyond stdint/stddef/stdbool/string.
  * The same sources serve the host (through cffi) and the firmware. The journey of a sample:
  *
- *   rows -> bitplan.c/encode.c -> .tdz -> store.c (flash) -> decode.c (rows, samples) -\
+ *   rows -> bitplan.c/encode.c -> .tdz -> store.c (flash) -> open.c, decode.c (rows) -> sample.c -\
  *   .tdm -> model.c/kernels.c (frozen int8 part) -> embedding --------------------------> train.c
  *   link.c carries every byte between host and board; file.c holds the sections of .tdz and .tdm.
  *
@@ -98,7 +98,6 @@ typedef struct td_section {
 typedef struct td_file {
     const uint8_t *data;    /* borrowed: must outlive the td_file */
     uint32_t size;          /* bytes of the whole file, as its header says */
-    uint32_t n_sections;
 } td_file;
 
 /* Bytes needed for a file with these sections; 0xFFFFFFFF when that is too much for one. */
@@ -497,37 +496,47 @@ int td_image_check(const uint8_t *image, uint32_t size, uint32_t n_features);
 void td_image_forward(const uint8_t *image, int32_t *values);
 void td_image_inverse(const uint8_t *image, int32_t *values);
 
-/* decode.c */
+/* open.c checks a .tdz, decode.c reads its rows; parts.c, seek.c and fields.c say where their bits are. */
 enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
                        TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_ORDER = 7, TD_PACK_IMAGE = 9 };
 enum td_pack_schema_size { TD_PACK_SCHEMA_SIZE = 36 };
 /* The type that all values of a pack fit: what its rows can be read as without loss. */
 enum td_value_type { TD_VALUE_I32 = 0, TD_VALUE_I8 = 1, TD_VALUE_U8 = 2, TD_VALUE_I16 = 3, TD_VALUE_U16 = 4 };
 
-/* A part, ready for row access. */
+/* What a cache holds of the part used last. */
+enum td_cached {
+    TD_CACHED_NOTHING = 0,
+    TD_CACHED_PART = 1,         /* what its rows share */
+    TD_CACHED_ALL = 2           /* and rows differ in their keys only */
+};
+
+/* A part, ready for row access. Bytes come first: a Cortex-M0 reaches only 32 of them by one instruction. */
 typedef struct td_part {
-    td_part_header header;
-    uint32_t number;            /* its place among the parts */
-    uint32_t first_row;
-    uint8_t id_bits;            /* ceil(log2 n_bases) */
+    uint8_t flags;              /* enum td_part_flag */
+    uint8_t id_bits;            /* ceil(log2 n_bases), 0 with TD_PART_KEYS */
     uint8_t bit_bits;           /* the name of a key's bit: low bits that are the bit's number in its feature */
-    uint8_t place_bytes;        /* and its bytes */
+    uint8_t place_bytes;        /* and its bytes. This and the next two: TD_PART_KEYS only, as all names of keys below */
+    uint8_t start_bits;         /* of where a block's codes start, in the index */
+    uint8_t n_low;              /* bits of a low part in the block at hand */
+    uint16_t label;
+    uint16_t n_bases;           /* with TD_PART_KEYS: bits of a key */
+    uint16_t number;            /* its place among the parts */
+    uint32_t n_rows;
+    uint32_t first_row;         /* of the pack */
+    uint32_t deviation_bits;    /* of a row */
+    uint32_t at_row;            /* row of the part whose key was read last, 0xFFFFFFFF: none */
+    uint32_t at_low;            /* where the next row's low part starts, bits */
+    uint32_t at_high;           /* where the next row's high part starts, bits */
     const uint8_t *plan;
+    uint64_t high_key;          /* of the row read last: the first key of its block and its own high part */
+    uint64_t spread;            /* the key whose bits are in the cache, 0: none */
     const uint8_t *offsets;     /* NULL without TD_PART_OFFSETS */
     const uint8_t *dictionary;  /* NULL without TD_PART_DICTIONARY */
     const uint8_t *bases;
     const uint8_t *rows;
-    const uint8_t *places;      /* of the key's bits. This and all below: TD_PART_KEYS only */
+    const uint8_t *last_place;  /* of the key's least significant bit; the other names lie before it */
     const uint8_t *index;
     const uint8_t *codes;
-    uint32_t code_bits;         /* of all codes */
-    uint32_t at_row;            /* row of the part whose key is at hand, 0xFFFFFFFF: none */
-    uint32_t at_low;            /* where the next row's low part starts, bits */
-    uint32_t at_high;           /* where the next row's high part starts, bits */
-    uint32_t high;              /* high part of the row at hand */
-    uint32_t n_low;             /* bits of a low part in this block */
-    uint64_t first_key;         /* of this block */
-    uint64_t key;               /* of the row at hand */
 } td_part;
 
 typedef struct td_pack {
@@ -535,26 +544,24 @@ typedef struct td_pack {
     uint32_t n_rows;
     uint32_t n_samples;         /* of the condensed set */
     uint32_t n_features;
-    uint32_t n_classes;         /* labels are below this */
-    uint32_t n_parts;
-    uint32_t width;             /* bits a feature, 1..32 */
-    uint32_t value_type;        /* enum td_value_type */
+    uint16_t n_classes;         /* labels are below this */
+    uint16_t n_parts;
+    uint8_t width;              /* bits a feature, 1..32 */
+    uint8_t value_type;         /* enum td_value_type */
+    uint8_t cached;             /* enum td_cached */
     int32_t minimum;            /* value = minimum + stored */
     float scale;                /* real = scale * (value - zero_point) */
     int32_t zero_point;
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
-    float total_weight;         /* of the condensed set */
     const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
     const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
     const uint8_t *archive;     /* NULL: rows are in parts */
-    void *archive_memory;       /* attached, NULL: none */
     const uint8_t *parts;
-    td_section data;
-    const uint8_t *starts;      /* bit i: row i begins a sample; with few samples (starts_listed) the u32 of each */
-    bool starts_listed;
-    bool cached;                /* the cache holds the part used last */
-    uint32_t *cache;            /* NULL: none */
+    const uint8_t *data;
+    uint32_t data_size;         /* bytes */
+    const uint8_t *starts;      /* bit i: row i begins a sample; of few samples the u32 of each */
     const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
+    void *memory;               /* a cache or what an archive needs, NULL: none */
     td_part part;               /* the part used last */
 } td_pack;
 
@@ -586,12 +593,14 @@ uint32_t td_pack_position(const td_pack *pack, uint32_t row);
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [first, first + count), as td_pack_row: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
-/* Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits, unless
+/* sample.c. Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits, unless
  * they are listed. */
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
 /* Sample `sample` as real values: scale * (mean - zero_point). Rows are summed in f32, in order: exact
  * while a sum stays below 2^24. row: n_features entries of scratch; values: n_features. */
 int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight);
+/* Sum of the samples' weights, in f32, in order. */
+float td_pack_total_weight(const td_pack *pack);
 
 /* unpack.c: many rows at a time, or any row at once, for machines with memory to spare: tables are made once a part. */
 typedef struct td_unpacker {

@@ -19,13 +19,7 @@ static inline uint32_t td_read_bits(const uint8_t *stream, uint32_t at, uint32_t
     uint32_t shift = at & 7u;
     uint32_t value = (uint32_t)*p >> shift;
     for (uint32_t have = 8u - shift; have < n_bits; have += 8) value |= (uint32_t)*++p << have;
-    return value & td_low_mask(n_bits);
-}
-
-/* The same far into a stream. */
-static inline uint32_t td_read_bits_at(const uint8_t *stream, uint64_t at, uint32_t n_bits)
-{
-    return td_read_bits(stream + (size_t)(at >> 3), (uint32_t)at & 7u, n_bits);
+    return value << (32u - n_bits) >> (32u - n_bits);
 }
 
 /* Writes into bytes that were zero before. */

@@ -6,6 +6,13 @@
 
 #include "td.h"
 
+/* A function apart: inlined, it would take registers or stack from callers that seldom need it. */
+#if defined(__GNUC__)
+#define TD_NOINLINE __attribute__((noinline))
+#else
+#define TD_NOINLINE
+#endif
+
 static inline uint32_t td_get16(const uint8_t *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8;

@@ -69,7 +69,7 @@ static uint32_t words_of(const td_pack *pack, uint32_t bits)
 /* Bits to a table: larger tables are worth their making where rows are many. */
 static uint32_t chunk_bits(const td_part *part)
 {
-    return part->header.n_rows < MANY_ROWS ? 4u : 8u;
+    return part->n_rows < MANY_ROWS ? 4u : 8u;
 }
 
 /* A chunk of a key touches at most as many words as it has bits. */
@@ -77,7 +77,7 @@ static uint32_t max_tables(const td_pack *pack, const td_part *part, uint32_t bi
 {
     uint32_t n_words = words_of(pack, bits), chunk = chunk_bits(part);
     if (!td_part_has(part, TD_PART_KEYS)) return 0;
-    return (part->header.n_bases + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
+    return (part->n_bases + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
 }
 
 static uint64_t slot_size(const td_pack *pack, const td_part *part, uint32_t bits)
@@ -99,7 +99,7 @@ static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
     td_part part;
     if ((bits != 8 && bits != 16 && bits != 32) || pack->width > bits || (pack->image && bits != 32)) return 0;
     if (pack->archive) return aligned(sizeof(prepared));
-    for (uint32_t p = 0; p < pack->n_parts; p++, first += part.header.n_rows) {
+    for (uint32_t p = 0; p < pack->n_parts; p++, first += part.n_rows) {
         if (!td_part_open(pack, p, first, &part)) return 0;
         uint64_t size = slot_size(pack, &part, bits);
         if (size > largest) largest = size;
@@ -205,8 +205,8 @@ static bool key_bits_of(const td_unpacker *u, const td_part *part, uint32_t w, u
     for (uint32_t i = 0; i < n; i++) {
         uint32_t feature, bit;
         bits[i] = 0;
-        if (from + i >= part->header.n_bases) continue;
-        td_part_place(part, part->header.n_bases - 1u - from - i, &feature, &bit);
+        if (from + i >= part->n_bases) continue;
+        td_part_place(part, from + i, &feature, &bit);
         if (feature / lanes(u->bits) != w) continue;
         bits[i] = (uint64_t)1 << (feature % lanes(u->bits) * u->bits + bit);
         any = true;
@@ -222,7 +222,7 @@ static uint8_t *prepare_tables(const td_unpacker *u, prepared *to, uint8_t *memo
     for (uint32_t w = 0; w < n_words; w++) {
         word *word = to->words + w;
         word->tables = tables;
-        for (uint32_t from = 0; from < to->part.header.n_bases; from += to->chunk) {
+        for (uint32_t from = 0; from < to->part.n_bases; from += to->chunk) {
             uint64_t bits[8];
             if (!key_bits_of(u, &to->part, w, from, to->chunk, bits)) continue;
             entry[0] = 0;
@@ -371,9 +371,9 @@ static void read_keys(const uint8_t *end, td_part *part, uint32_t first, uint32_
 {
     td_part_start_block(part, first / TD_KEY_BLOCK);
     uint32_t skipped = first % TD_KEY_BLOCK, n_low = part->n_low;
-    uint64_t start = part->at_high, low_at = part->at_low, all = mask_of(part->header.n_bases), low_mask = mask_of(n_low);
+    uint64_t start = part->at_high, low_at = part->at_low, all = mask_of(part->n_bases), low_mask = mask_of(n_low);
     if (skipped == 0) {
-        *keys++ = part->first_key;
+        *keys++ = part->high_key;
         n--;
     } else {
         skipped--;
@@ -386,16 +386,16 @@ static void read_keys(const uint8_t *end, td_part *part, uint32_t first, uint32_
     start += skipped;
     for (uint32_t i = 0; i < n; i++, low_at += n_low) {
         uint64_t high = next_one(&in) - start - i, low = read(part->codes, end, low_at, n_low, low_mask);
-        keys[i] = (part->first_key + (high << n_low) + low) & all;
+        keys[i] = (part->high_key + (high << n_low) + low) & all;
     }
 }
 
 /* Bits of the bases block at which the base of each row starts. */
-static void read_bases(const uint8_t *end, const td_part *part, uint64_t row_at, uint32_t n, uint64_t *at)
+static void read_bases(const uint8_t *end, const td_part *part, uint32_t base_bits, uint64_t row_at, uint32_t n, uint64_t *at)
 {
     uint64_t mask = mask_of(part->id_bits);
     for (uint32_t i = 0; i < n; i++, row_at += td_part_row_bits(part)) {
-        at[i] = read(part->rows, end, row_at, part->id_bits, mask) * part->header.base_bits;
+        at[i] = read(part->rows, end, row_at, part->id_bits, mask) * base_bits;
     }
 }
 
@@ -491,7 +491,7 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
     uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
     size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     if (td_part_has(part, TD_PART_KEYS)) read_keys(file_end, part, first, n, keys);
-    else if (part->id_bits) read_bases(file_end, part, row_at, n, keys);
+    else if (part->id_bits) read_bases(file_end, part, td_part_base_bits(u->pack, part), row_at, n, keys);
     for (uint32_t w = n_words; w-- > 0;) { /* backwards, as a row's last word may reach into the next row */
         const word *word = from->words + w;
         for (uint32_t i = 0; i < n; i++) values[i] = word->constant;
@@ -556,7 +556,7 @@ int td_unpacker_stored(const td_unpacker *u, uint32_t first, uint32_t count, voi
         prepared *from = prepare(u, first);
         if (!from) return TD_E_FORMAT;
         uint32_t row = first - from->part.first_row, n = TD_KEY_BLOCK - row % TD_KEY_BLOCK;
-        if (n > from->part.header.n_rows - row) n = from->part.header.n_rows - row;
+        if (n > from->part.n_rows - row) n = from->part.n_rows - row;
         if (n > count) n = count;
         read_block(u, from, row, n, out, end);
         out += n * stride;

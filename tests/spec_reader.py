@@ -90,7 +90,7 @@ def read_part(data: Bits, part: tuple[int, ...], n_features: int, width: int) ->
     entries = iter(data.block([width] * sum(list_sizes)))
     lists = [[next(entries) for _ in range(size)] for size in list_sizes]
     bases = [put(base, in_base) for base in data.block([len(in_base)] * n_bases)]
-    names = data.block([(log2up(n_features) + log2up(width) + 7) // 8 * 8] * key_size)
+    names = data.block([(max(1, log2up(n_features) + log2up(width)) + 7) // 8 * 8] * key_size)
     assert {*names} <= {*in_base} and len({*names}) == key_size and not bases[0] & put(-1, names)
     keys = read_keys(data, n, key_size) if flags & 4 else [0] * n
     ids_and_rows, rows = iter(data.block([log2up(n_bases), len(in_row)] * n)), []

@@ -580,12 +580,21 @@ def test_schema_out_of_range(form: str, offset: int, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", [[float("nan")] * 6, [-1.0] * 6, [0.0] * 6, [1e-38] * 6, [9e29] * 6, [2e30, 0, 0, 0, 0, 0], [1.0]]
+    "weights", [[float("nan")] * 6, [-1.0] * 6, [0.0] * 6, [9e-7] * 6, [1e-38] * 6, [1.1e21, 0, 0, 0, 0, 0], [1.0]]
 )
 def test_wrong_weights(weights: list[float]) -> None:
     sections = sections_of((GOLDEN / "replay.tdz").read_bytes())
     sections[lib.TD_PACK_WEIGHTS] = struct.pack(f"<{len(weights)}f", *weights)
     assert exercise(rebuild(sections)) is None
+
+
+@pytest.mark.parametrize("weights", [[1e21] * 6, [0, 0, -0.0, 0, 0, 1e-6]])
+def test_extreme_weights(weights: list[float]) -> None:
+    sections = sections_of((GOLDEN / "replay.tdz").read_bytes())
+    sections[lib.TD_PACK_WEIGHTS] = struct.pack(f"<{len(weights)}f", *weights)
+    opened = Pack(rebuild(sections))
+    assert opened.condensed.weights.tolist() == np.float32(weights).tolist()
+    assert lib.td_pack_total_weight(opened.native) == np.float32(weights).sum()
 
 
 def test_padding_bits_are_checked() -> None:
@@ -639,9 +648,10 @@ def test_a_key_names_each_bit_once_and_the_base_leaves_it_zero() -> None:
         and list(entries) == [0, 0, 9]
         and header.flags & lib.TD_PART_KEYS
     )
-    data, part, start = sections[lib.TD_PACK_DATA], ffi.new("uint32_t *"), opened.native.data.data
+    data, part, start = sections[lib.TD_PACK_DATA], ffi.new("uint32_t *"), opened.native.data
     assert lib.td_pack_row(opened.native, 0, ffi.new("int32_t[]", opened.n_features), part) == 0
-    place_bytes, places = opened.native.part.place_bytes, opened.native.part.places - start
+    place_bytes, last = opened.native.part.place_bytes, opened.native.part.last_place - start
+    places = last - (header.n_bases - 1) * place_bytes
     twice = data[:places] + data[places + place_bytes : places + 2 * place_bytes] + data[places + place_bytes :]
     assert len(twice) == len(data) and exercise(rebuild({**sections, lib.TD_PACK_DATA: twice})) is None
     bases, at = opened.native.part.bases - start, 0

@@ -102,7 +102,7 @@ def test_an_epoch_shows_everything_once(train: Pack, replay: Pack, mode: int, ep
     assert Counter((x, label) for x, label, _ in steps) == expected
     weights = np.array([weight for _, _, weight in steps])
     assert weights.mean() == pytest.approx(1, rel=1e-5)
-    of_replay = sampler.native.replay_scale * replay.native.total_weight if share else 0.0
+    of_replay = sampler.native.replay_scale * lib.td_pack_total_weight(replay.native) if share else 0.0
     assert of_replay == pytest.approx(weights.sum() * share / (1 + share), rel=1e-5)
 
 

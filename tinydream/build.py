@@ -35,6 +35,9 @@ HOT = {
     "fixed.c",
     "common.c",
     "decode.c",
+    "fields.c",
+    "parts.c",
+    "seek.c",
     "sample.c",
 }
 ZCBOR_SOURCES = ["zcbor_common.c", "zcbor_decode.c", "zcbor_encode.c"]

@@ -103,7 +103,7 @@ static void test_pack(void)
         CHECK(td_pack_sample(&pack, i, row, values, &label, &weight) == TD_OK);
         total += weight;
     }
-    CHECK(total == 40.0f && pack.total_weight == 40.0f);
+    CHECK(total == 40.0f && td_pack_total_weight(&pack) == 40.0f);
     for (uint32_t size = 0; size < sizeof golden; size++) {
         uint8_t *cut = malloc(size + 1u); /* so that a read past the end is noticed */
         if (!cut) abort();
@@ -155,7 +155,7 @@ static void test_sampler(void)
             CHECK(td_sampler_get(&sampler, 1, i, row, x, &label, &weight) == TD_OK && label < 2);
             total += weight;
         }
-        of_replay = sampler.replay_scale * replay.total_weight;
+        of_replay = sampler.replay_scale * td_pack_total_weight(&replay);
         CHECK(total > (float)n * 0.9999f && total < (float)n * 1.0001f);
         CHECK(of_replay * 3.0f > (float)n * 0.9999f && of_replay * 3.0f < (float)n * 1.0001f);
         CHECK(td_sampler_get(&sampler, 1, n, row, x, &label, &weight) == TD_E_RANGE);

@@ -1,0 +1,167 @@
+/* The parts of a .tdz: where their blocks are (docs/SPEC.md, ".tdz"). */
+#include "parts.h"
+
+enum { LOW_FIELD = 6, CODE_BITS_FIELD = 32 };
+static const uint32_t NO_ROW = 0xFFFFFFFFu, MAX_CODE_BITS = 0x7FFFFFFFu;
+
+/* What is left of the data section. */
+typedef struct blocks {
+    const uint8_t *at;          /* NULL: a block was not there */
+    uint32_t left;              /* bytes */
+} blocks;
+
+bool td_padded(const uint8_t *block, uint32_t n_bits)
+{
+    return (n_bits & 7u) == 0 || block[n_bits >> 3] >> (n_bits & 7u) == 0;
+}
+
+/* The next block, of `count` fields of n_bits, below 2^18 each: NULL, and so from then on, when it is not there, has 2^32
+ * bits or more, or is not padded with zeros. */
+static const uint8_t *take(blocks *in, uint32_t count, uint32_t n_bits)
+{
+    const uint8_t *block = in->at;
+    uint32_t bits = count * n_bits, size = (bits >> 3) + ((bits & 7u) != 0);
+    uint32_t above = (count >> 14) * n_bits + ((count & 0x3FFFu) * n_bits >> 14); /* of the product without a limit */
+    in->at = NULL;
+    if (!block || above >> 18 || size > in->left || !td_padded(block, bits)) return NULL;
+    in->at = block + size;
+    in->left -= size;
+    return block;
+}
+
+uint32_t td_part_entries(const td_pack *pack, const td_part *part)
+{
+    uint32_t n = 0;
+    for (uint32_t f = 0; f < pack->n_features; f++) n += td_get16(part->dictionary + 2u * (size_t)f);
+    return n;
+}
+
+static uint32_t index_field_bits(const td_part *part)
+{
+    return (uint32_t)part->n_bases + part->start_bits + LOW_FIELD;
+}
+
+static void place_keys(const td_pack *pack, blocks *in, td_part *part)
+{
+    uint32_t n_key = part->n_bases, bit_bits = td_id_bits(pack->width);
+    uint32_t n_bytes = (td_id_bits(pack->n_features) + bit_bits + 7u) / 8u;
+    if (n_bytes == 0) n_bytes = 1;
+    const uint8_t *places = take(in, n_key, 8u * n_bytes);
+    if (!places || in->left < CODE_BITS_FIELD / 8u) {
+        in->at = NULL;
+        return;
+    }
+    uint32_t code_bits = td_get32(in->at), n_blocks = (part->n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK;
+    if (code_bits > MAX_CODE_BITS) in->at = NULL;
+    part->bit_bits = (uint8_t)bit_bits;
+    part->place_bytes = (uint8_t)n_bytes;
+    part->last_place = places + (n_key - 1u) * n_bytes;
+    part->start_bits = (uint8_t)td_id_bits(code_bits + 1u);
+    part->index = take(in, CODE_BITS_FIELD + n_blocks * index_field_bits(part), 1);
+    part->codes = take(in, code_bits, 1);
+}
+
+bool td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part)
+{
+    const uint8_t *record = td_part_record(pack, index);
+    uint32_t offset = td_get32(record + 4), last = td_get32(record + 12), n_features = pack->n_features;
+    part->flags = (uint8_t)(last >> 24);
+    part->label = (uint16_t)td_get16(record + 8);
+    part->n_bases = (uint16_t)td_get16(record + 10);
+    part->number = (uint16_t)index;
+    part->n_rows = td_get32(record);
+    part->first_row = first_row;
+    part->deviation_bits = last & 0x00FFFFFFu;
+    part->id_bits = (uint8_t)td_id_bits(td_part_n_bases(part));
+    part->at_row = NO_ROW;
+    part->spread = 0;
+    part->offsets = part->dictionary = NULL;
+    if (offset > pack->data_size) return false;
+    blocks in = {pack->data + offset, pack->data_size - offset};
+    part->plan = take(&in, n_features, td_part_plan_bits(pack, part));
+    if (td_part_has(part, TD_PART_OFFSETS)) part->offsets = take(&in, n_features, pack->width);
+    if (td_part_has(part, TD_PART_DICTIONARY)) {
+        part->dictionary = take(&in, n_features, 16);
+        if (!part->dictionary) return false;
+        take(&in, td_part_entries(pack, part), pack->width);
+    }
+    part->bases = take(&in, td_part_n_bases(part), td_part_base_bits(pack, part));
+    if (td_part_has(part, TD_PART_KEYS)) place_keys(pack, &in, part);
+    part->rows = take(&in, part->n_rows, td_part_row_bits(part));
+    return part->rows != NULL;
+}
+
+int td_part_find(td_pack *pack, uint32_t row)
+{
+    if (row >= pack->n_rows) return TD_E_RANGE;
+    const td_part *part = &pack->part;
+    uint32_t first = 0, index = 0, n;
+    if (row > part->first_row) { /* behind the part at hand: rows in order cost one step a part */
+        first = part->first_row + part->n_rows;
+        index = part->number + (uint32_t)1;
+    }
+    for (; row - first >= (n = td_get32(td_part_record(pack, index))); index++) first += n;
+    pack->cached = TD_CACHED_NOTHING;
+    return td_part_open(pack, index, first, &pack->part) ? TD_OK : TD_E_FORMAT;
+}
+
+uint32_t td_part_base_mask(const td_pack *pack, const td_part *part, uint32_t feature)
+{
+    uint32_t n_bits = td_part_plan_bits(pack, part);
+    uint32_t field = td_read_bits(part->plan, feature * n_bits, n_bits);
+    return td_part_has(part, TD_PART_MASKS) ? field : td_leading_mask(pack->width, field);
+}
+
+uint64_t td_read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+{
+    if (n_bits <= 32) return td_read_bits(stream, at, n_bits);
+    return td_read_bits(stream, at, 32) | (uint64_t)td_read_bits(stream, at + 32u, n_bits - 32u) << 32;
+}
+
+void td_part_place(const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit)
+{
+    uint32_t n_bytes = part->place_bytes, name = td_place_name(part->last_place - b * n_bytes, n_bytes);
+    *feature = name >> part->bit_bits;
+    *bit = name & td_low_mask(part->bit_bits);
+}
+
+uint32_t td_part_start_block(td_part *part, uint32_t block)
+{
+    uint32_t n_key = part->n_bases, n_start = part->start_bits, row = block * TD_KEY_BLOCK;
+    uint32_t at = CODE_BITS_FIELD + block * index_field_bits(part), n_codes = part->n_rows - row - 1u;
+    if (n_codes >= TD_KEY_BLOCK) n_codes = TD_KEY_BLOCK - 1u;
+    part->high_key = td_read_long(part->index, at, n_key);
+    part->n_low = (uint8_t)td_read_bits(part->index, at + n_key, LOW_FIELD);
+    part->at_low = td_read_bits(part->index, at + n_key + LOW_FIELD, n_start);
+    part->at_high = part->at_low + n_codes * part->n_low;
+    part->at_row = row;
+    return n_codes;
+}
+
+int td_pack_plan(const td_pack *pack, uint32_t index, td_part_header *header, uint32_t *base, uint32_t *key,
+                 uint32_t *entries)
+{
+    if (index >= pack->n_parts) return TD_E_RANGE;
+    td_part part;
+    if (!pack->archive && !td_part_open(pack, index, 0, &part)) return TD_E_FORMAT;
+    const uint8_t *record = td_part_record(pack, index);
+    uint32_t last = td_get32(record + 12);
+    header->n_rows = td_get32(record);
+    header->offset = td_get32(record + 4);
+    header->label = (uint16_t)td_get16(record + 8);
+    header->n_bases = (uint16_t)td_get16(record + 10);
+    header->deviation_bits = last & 0x00FFFFFFu;
+    header->base_bits = pack->n_features * pack->width - header->deviation_bits;
+    header->flags = (uint8_t)(last >> 24);
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        base[f] = pack->archive ? 0u : td_part_base_mask(pack, &part, f);
+        entries[f] = pack->archive || !part.dictionary ? 0u : td_get16(part.dictionary + 2u * (size_t)f);
+        key[f] = 0;
+    }
+    for (uint32_t b = 0; (header->flags & TD_PART_KEYS) && b < header->n_bases; b++) {
+        uint32_t feature, bit;
+        td_part_place(&part, b, &feature, &bit);
+        key[feature] |= (uint32_t)1 << bit;
+    }
+    return TD_OK;
+}
