@@ -1,12 +1,16 @@
-/* Any rows, in up to three parts by any encoder, as a pack: it opens, and both readers give back every row. */
+/* Any rows as a pack, by any encoder, with everything that a pack may have: it opens, and both readers give every row back.
+ * Rows are numbers or images, in up to three parts or in an archive, in their own order or in one that is kept. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "td_bits.h"
 
-enum { FEW_ROWS = 30, MAX_ROWS = 150, MAX_FEATURES = 64, NARROW = 12, MAX_PARTS = 3, MAX_ENTRIES = 16, MAX_BYTES = 1 << 17,
-       MAX_ORDER = 2 * TD_MAX_WIDTH * MAX_FEATURES };
+enum { FEW_ROWS = 30, MAX_ROWS = 150, MAX_FEATURES = 64, NARROW = 12, MAX_PARTS = 3, ALL_ROWS = MAX_PARTS * MAX_ROWS,
+       ALL_VALUES = ALL_ROWS * MAX_FEATURES, MAX_HIGH = 1 << 10, MAX_BYTES = 1 << 18,
+       MAX_ORDER = 2 * TD_MAX_WIDTH * MAX_FEATURES, IMAGE_HEAD = 16, MAX_IMAGE = IMAGE_HEAD + 256,
+       LEAST_CELLS = 8, MOST_CELLS = 13 };
 enum encoder { PUBLISHED, GREEDY, KEYS, N_ENCODERS };
+static const uint32_t NONE = 0xFFFFu, LABEL = 0xFFFEu; /* contexts of an archive */
 
 /* Bytes of the input, again from the first when there are no more. */
 typedef struct source {
@@ -14,26 +18,33 @@ typedef struct source {
     size_t size, at;
 } source;
 
-/* One part's rows as they are encoded and as they must come back. */
-typedef struct part {
-    uint32_t n_rows;
-    uint32_t stored[MAX_ROWS * MAX_FEATURES];
-    uint32_t expected[MAX_ROWS * MAX_FEATURES];
-} part;
-
+/* Rows are in the order of the file here. */
 typedef struct job {
-    uint32_t n_features, width;
-    uint8_t image[16];
-    bool is_image;
-    part parts[MAX_PARTS];
+    uint32_t n_features, n_rows, n_parts, n_samples, width, image_size;
+    int32_t minimum;
+    uint8_t image[MAX_IMAGE];
+    uint32_t part_rows[MAX_PARTS];
+    uint16_t label[ALL_ROWS];
+    uint8_t starts[ALL_ROWS]; /* 1: the row begins a sample */
+    uint32_t place[ALL_ROWS]; /* where a row that was given is; with `ordered` */
+    bool ordered;
+    int32_t given[ALL_VALUES];
+    uint32_t stored[ALL_VALUES]; /* the same rows as they are encoded */
     uint32_t mask[MAX_FEATURES], order[MAX_ORDER], group[MAX_ROWS], offsets[MAX_FEATURES];
     uint64_t work[2 * MAX_ROWS + 1], keys[MAX_ROWS];
-    uint8_t data[MAX_BYTES], file[MAX_BYTES];
+    uint8_t records[MAX_PARTS * TD_PART_RECORD], data[MAX_BYTES], file[MAX_BYTES];
 } job;
 
 static void require(int condition)
 {
     if (!condition) abort();
+}
+
+static void *memory_of(size_t size)
+{
+    void *memory = malloc(size ? size : 1u);
+    require(memory != NULL);
+    return memory;
 }
 
 static uint32_t take(source *s, uint32_t n_bytes)
@@ -43,173 +54,406 @@ static uint32_t take(source *s, uint32_t n_bytes)
     return value;
 }
 
-/* ----------------------------------------------------------------- encoders */
-
-static uint32_t encode_bases(job *j, part *p, source *s, bool greedy, uint8_t *out, uint32_t room, td_part_header *header)
+static bool toss(source *s)
 {
-    td_plan_result plan;
-    bool moved = take(s, 1) & 1u;
-    for (uint32_t f = 0; f < j->n_features; f++) {
-        j->offsets[f] = take(s, 2) & td_low_mask(j->width);
-        for (uint32_t i = 0; moved && i < p->n_rows; i++) p->expected[i * j->n_features + f] += j->offsets[f];
-    }
-    uint32_t patience = take(s, 1) & 7u;
-    int status = (greedy ? td_plan_greedy : td_plan_compress)(p->stored, p->n_rows, j->n_features, j->width, patience,
-                                                              j->mask, j->order, &plan, j->work, sizeof j->work);
-    require(status == TD_OK);
-    int n = td_plan_group(p->stored, p->n_rows, j->n_features, j->width, j->mask, j->group, j->work, sizeof j->work);
-    require(n > 0 && (uint32_t)n == plan.n_bases);
-    int size = td_encode_part(p->stored, p->n_rows, j->n_features, j->width, j->mask, moved ? j->offsets : NULL, j->group,
-                              plan.n_bases, out, room, header);
-    require(size > 0 && (uint32_t)size <= (plan.size_bits + 2u * j->n_features * j->width) / 8u + 4u);
-    return (uint32_t)size;
-}
-
-/* Some features become numbers of entries; then rows are sorted by a key of any bits that vary. */
-static uint32_t encode_keys(job *j, part *p, source *s, uint8_t *out, uint32_t room, td_part_header *header)
-{
-    uint32_t constant[MAX_FEATURES], entries[MAX_FEATURES * MAX_ENTRIES], key_bits[TD_MAX_KEY], base[MAX_FEATURES];
-    uint32_t first[MAX_FEATURES], n_all = 0, n_key = 0, d = j->n_features, wanted = 1u + take(s, 1) % TD_MAX_KEY;
-    uint16_t n_entries[MAX_FEATURES] = {0};
-    for (uint32_t f = 0; f < d; f++) {
-        n_entries[f] = (uint16_t)(take(s, 1) & 1u ? 1u + take(s, 1) % MAX_ENTRIES : 0u);
-        first[f] = n_all;
-        for (uint32_t e = 0; e < n_entries[f]; e++) entries[n_all++] = take(s, 3) & td_low_mask(j->width);
-        for (uint32_t i = 0; n_entries[f] && i < p->n_rows; i++) {
-            uint32_t most = n_entries[f] <= td_low_mask(j->width) ? n_entries[f] : td_low_mask(j->width);
-            p->stored[i * d + f] %= most;
-        }
-        constant[f] = td_low_mask(j->width);
-        for (uint32_t i = 1; i < p->n_rows; i++) constant[f] &= ~(p->stored[i * d + f] ^ p->stored[f]);
-    }
-    for (uint32_t tries = 0; tries < 64 && n_key < wanted; tries++) {
-        uint32_t f = take(s, 1) % d, bit = take(s, 1) % j->width, k = 0;
-        while (k < n_key && key_bits[k] != 32u * f + bit) k++;
-        if (k == n_key && !(constant[f] >> bit & 1u)) key_bits[n_key++] = 32u * f + bit;
-    }
-    if (n_key == 0) return 0; /* no bit varies */
-    void *work = malloc(td_key_work_size(n_key));
-    require(work != NULL);
-    td_key_rows(p->stored, p->n_rows, d, key_bits, n_key, j->keys, work);
-    free(work);
-    td_key_sort(j->keys, j->group, p->n_rows, n_key, j->work, j->order);
-    for (uint32_t i = 0; i < p->n_rows; i++) {
-        require(i == 0 || j->keys[i - 1] <= j->keys[i]);
-        for (uint32_t f = 0; f < d; f++) {
-            uint32_t value = p->stored[j->group[i] * d + f];
-            p->expected[i * d + f] = n_entries[f] ? entries[first[f] + value] : value;
-        }
-    }
-    td_key_plan plan = {constant, NULL, n_all ? n_entries : NULL, entries, key_bits, n_key};
-    int size = td_encode_keys(p->stored, j->group, j->keys, p->n_rows, d, j->width, &plan, base, out, room, header);
-    require(size > 0);
-    return (uint32_t)size;
+    return take(s, 1) & 1u;
 }
 
 /* --------------------------------------------------------------------- rows */
 
-static void read_shape(job *j, source *s)
+static void read_image(job *j, source *s)
 {
-    static const uint8_t shapes[][3] = {{1, 1, 3}, {1, 5, 3}, {3, 5, 1}, {8, 8, 1}, {1, 12, 1}};
-    const uint8_t *shape = shapes[take(s, 1) % 5u];
-    uint32_t flags = take(s, 1);
-    j->is_image = (flags & 3u) == 3u;
-    j->width = j->is_image ? 32u : 1u + take(s, 1) % TD_MAX_WIDTH;
-    j->n_features = j->is_image ? (uint32_t)shape[0] * shape[1] * shape[2] : 1u + take(s, 1) % NARROW;
+    static const uint8_t shapes[][3] = {{1, 1, 3}, {1, 5, 3}, {3, 5, 1}, {8, 8, 1}, {1, 12, 1}, {9, 7, 1}, {8, 8, 1}};
+    const uint8_t *shape = shapes[take(s, 1) % 7u];
+    uint32_t flags = take(s, 1) & (TD_IMAGE_DCT | TD_IMAGE_QUANTISED | (shape[2] == 3 ? TD_IMAGE_COLOUR : 0u));
+    if (!(flags & TD_IMAGE_DCT)) flags &= TD_IMAGE_COLOUR;
     memset(j->image, 0, sizeof j->image);
     td_put16(j->image, shape[0]);
     td_put16(j->image + 2, shape[1]);
     j->image[4] = shape[2];
-    j->image[5] = (uint8_t)((flags >> 2 & TD_IMAGE_DCT) | (shape[2] == 3 ? flags >> 2 & TD_IMAGE_COLOUR : 0u));
-    require(!j->is_image || td_image_check(j->image, sizeof j->image, j->n_features) == TD_OK);
+    j->image[5] = (uint8_t)flags;
+    j->image_size = IMAGE_HEAD;
+    j->n_features = (uint32_t)shape[0] * shape[1] * shape[2];
+    if (flags & TD_IMAGE_QUANTISED) {
+        uint32_t pixel = take(s, 4), other = take(s, 4), most = take(s, 1);
+        bool rising = (int32_t)pixel <= (int32_t)other;
+        td_put32(j->image + 8, rising ? pixel : other);
+        td_put32(j->image + 12, rising ? other : pixel);
+        j->image_size += shape[2] > 1 ? 256u : 128u;
+        for (uint32_t at = IMAGE_HEAD; at < j->image_size; at += 2) td_put16(j->image + at, 1u + take(s, 1) * most);
+    }
+    require(td_image_check(j->image, j->image_size, j->n_features) == TD_OK);
 }
 
-static void read_rows(job *j, part *p, source *s)
+static void read_rows(job *j, source *s)
 {
-    uint32_t n_bytes = 1u + take(s, 1) % ((j->width + 7u) / 8u);
-    p->n_rows = 1u + take(s, 1) % (j->is_image || take(s, 1) & 15u ? FEW_ROWS : MAX_ROWS); /* rarely more than a block of keys */
-    for (uint32_t i = 0; i < p->n_rows; i++) {
-        uint32_t *row = p->stored + i * j->n_features;
-        for (uint32_t f = 0; f < j->n_features; f++) row[f] = take(s, n_bytes) & td_low_mask(j->width);
+    uint32_t n_bytes = 1u + take(s, 1) % 4u, origin = take(s, 4);
+    bool few = j->image_size || take(s, 1) % 8u; /* rarely more than a block of keys */
+    j->n_parts = 1u + take(s, 1) % MAX_PARTS;
+    j->n_rows = 0;
+    for (uint32_t p = 0; p < j->n_parts; p++) {
+        j->part_rows[p] = 1u + take(s, 1) % (few ? FEW_ROWS : MAX_ROWS);
+        for (uint32_t i = 0; i < j->part_rows[p]; i++, j->n_rows++) {
+            j->label[j->n_rows] = (uint16_t)p;
+            j->starts[j->n_rows] = i == 0;
+        }
     }
-    memcpy(p->expected, p->stored, sizeof p->stored);
+    for (uint32_t i = 0; i < j->n_rows * j->n_features; i++) j->given[i] = (int32_t)(origin + take(s, n_bytes));
+}
+
+static uint32_t bits_of(uint32_t value)
+{
+    uint32_t bits = 1;
+    while (bits < 32 && value >> bits) bits++;
+    return bits;
+}
+
+/* What a pack stores of the rows given: transformed pixels, less a minimum, in a width that holds them. */
+static void store_rows(job *j, source *s)
+{
+    uint32_t n = j->n_rows * j->n_features;
+    int32_t lowest = INT32_MAX, highest = INT32_MIN;
+    memcpy(j->stored, j->given, n * sizeof *j->stored);
+    for (uint32_t i = 0; j->image_size && i < j->n_rows; i++) {
+        int32_t *row = j->given + i * j->n_features, back[MAX_FEATURES];
+        td_image_forward(j->image, (int32_t *)j->stored + i * j->n_features);
+        memcpy(back, j->stored + i * j->n_features, j->n_features * sizeof *back);
+        td_image_inverse(j->image, back);
+        if (!(j->image[5] & TD_IMAGE_QUANTISED)) require(memcmp(back, row, j->n_features * sizeof *row) == 0);
+        memcpy(row, back, j->n_features * sizeof *row);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        lowest = (int32_t)j->stored[i] < lowest ? (int32_t)j->stored[i] : lowest;
+        highest = (int32_t)j->stored[i] > highest ? (int32_t)j->stored[i] : highest;
+    }
+    j->width = toss(s) ? bits_of((uint32_t)highest - (uint32_t)lowest) : TD_MAX_WIDTH;
+    j->minimum = j->width < TD_MAX_WIDTH || toss(s) ? lowest : (int32_t)take(s, 4);
+    for (uint32_t i = 0; i < n; i++) j->stored[i] -= (uint32_t)j->minimum;
+}
+
+/* ------------------------------------------------------------- one row's place */
+
+static void swap_rows(job *j, uint32_t a, uint32_t b)
+{
+    for (uint32_t f = 0, d = j->n_features; f < d; f++) {
+        int32_t given = j->given[a * d + f];
+        uint32_t stored = j->stored[a * d + f];
+        j->given[a * d + f] = j->given[b * d + f];
+        j->stored[a * d + f] = j->stored[b * d + f];
+        j->given[b * d + f] = given;
+        j->stored[b * d + f] = stored;
+    }
+}
+
+static bool above(const job *j, uint32_t a, uint32_t b)
+{
+    const uint32_t *of_a = j->stored + a * j->n_features, *of_b = j->stored + b * j->n_features;
+    uint32_t f = 0;
+    while (f + 1u < j->n_features && of_a[f] == of_b[f]) f++;
+    return of_a[f] > of_b[f];
+}
+
+static void begin_samples(job *j, source *s)
+{
+    uint32_t seldom = 1u + take(s, 1) % 64u;
+    j->n_samples = 0;
+    for (uint32_t i = 0; i < j->n_rows; i++) {
+        if (take(s, 1) % seldom == 1u) j->starts[i] = 1;
+        j->n_samples += j->starts[i];
+    }
+}
+
+static void choose_order(job *j, source *s)
+{
+    j->ordered = toss(s);
+    for (uint32_t i = 0; i < j->n_rows; i++) {
+        uint32_t other = j->ordered ? take(s, 2) % (i + 1u) : i;
+        j->place[i] = j->place[other];
+        j->place[other] = i;
+    }
+}
+
+/* -------------------------------------------------------------------- parts */
+
+static void take_off(job *j, uint32_t *rows, uint32_t n, const uint32_t *offsets)
+{
+    for (uint32_t i = 0; i < n * j->n_features; i++) rows[i] -= offsets[i % j->n_features];
+}
+
+/* Of each feature the minimum; in the largest width anything, as sums wrap there. */
+static void choose_offsets(job *j, source *s, const uint32_t *rows, uint32_t n)
+{
+    bool any = j->width == TD_MAX_WIDTH && toss(s);
+    for (uint32_t f = 0; f < j->n_features; f++) {
+        j->offsets[f] = rows[f];
+        for (uint32_t i = 1; i < n; i++) {
+            if (rows[i * j->n_features + f] < j->offsets[f]) j->offsets[f] = rows[i * j->n_features + f];
+        }
+        if (any) j->offsets[f] = take(s, 4);
+    }
+}
+
+static uint32_t encode_bases(job *j, source *s, uint32_t *rows, uint32_t n, bool greedy, uint8_t *out, uint32_t room,
+                             td_part_header *header)
+{
+    td_plan_result plan;
+    bool moved = toss(s);
+    uint32_t d = j->n_features, patience = take(s, 1) & 7u;
+    if (moved) {
+        choose_offsets(j, s, rows, n);
+        take_off(j, rows, n, j->offsets);
+    }
+    int status = (greedy ? td_plan_greedy : td_plan_compress)(rows, n, d, j->width, patience, j->mask, j->order, &plan,
+                                                              j->work, sizeof j->work);
+    require(status == TD_OK);
+    int found = td_plan_group(rows, n, d, j->width, j->mask, j->group, j->work, sizeof j->work);
+    require(found > 0 && (uint32_t)found == plan.n_bases);
+    const uint32_t *offsets = moved ? j->offsets : NULL;
+    int size = td_encode_part(rows, n, d, j->width, j->mask, offsets, j->group, plan.n_bases, out, room, header);
+    require(size > 0 && (uint32_t)size <= (plan.size_bits + 2u * d * j->width) / 8u + 4u);
+    uint8_t *exact = memory_of((uint32_t)size); /* no byte more is touched */
+    room = (uint32_t)size;
+    require(td_encode_part(rows, n, d, j->width, j->mask, offsets, j->group, plan.n_bases, exact, room, header) == size);
+    require(memcmp(exact, out, (uint32_t)size) == 0);
+    free(exact);
+    return (uint32_t)size;
+}
+
+/* Key bits that vary, in any order; returns their number. */
+static uint32_t choose_key(job *j, source *s, const uint32_t *constant, uint32_t *key_bits)
+{
+    uint32_t n_key = 0, wanted = 1u + take(s, 1) % TD_MAX_KEY;
+    for (uint32_t tries = 0; tries < 64 && n_key < wanted; tries++) {
+        uint32_t f = take(s, 1) % j->n_features, bit = take(s, 1) % j->width, k = 0;
+        while (k < n_key && key_bits[k] != 32u * f + bit) k++;
+        if (k == n_key && !(constant[f] >> bit & 1u)) key_bits[n_key++] = 32u * f + bit;
+    }
+    return n_key;
+}
+
+/* Numbers of their values in place of some features' values; n_entries: of the lists. */
+static uint32_t make_lists(job *j, source *s, uint32_t *rows, uint32_t n, uint16_t *n_entries, uint32_t *entries)
+{
+    static uint32_t number[MAX_HIGH];
+    uint32_t n_all = 0, d = j->n_features;
+    for (uint32_t f = 0; f < d; f++) {
+        uint32_t high = 0, most = 1u + take(s, 1) % MAX_ROWS;
+        n_entries[f] = 0;
+        for (uint32_t i = 0; i < n; i++) high = rows[i * d + f] > high ? rows[i * d + f] : high;
+        if (high >= MAX_HIGH || toss(s)) continue;
+        uint32_t found = td_key_rank(rows + f, n, d, high, most, entries + n_all, number);
+        if (found <= most) n_all += n_entries[f] = (uint16_t)found;
+    }
+    return n_all;
+}
+
+/* Rows that were given, in the order of the keys. */
+static void sort_given(job *j, const uint32_t *rows, uint32_t n, int32_t *given, const uint32_t *key_bits, uint32_t n_key)
+{
+    static int32_t kept[MAX_ROWS * MAX_FEATURES];
+    uint32_t d = j->n_features;
+    void *work = memory_of(td_key_work_size(n_key));
+    td_key_rows(rows, n, d, key_bits, n_key, j->keys, work);
+    free(work);
+    td_key_sort(j->keys, j->group, n, n_key, j->work, j->order);
+    memcpy(kept, given, n * d * sizeof *given);
+    for (uint32_t i = 0; i < n; i++) {
+        require(i == 0 || j->keys[i - 1] <= j->keys[i]);
+        memcpy(given + i * d, kept + j->group[i] * d, d * sizeof *given);
+    }
+}
+
+/* Less the minimum; some features as numbers of their values; then sorted by a key. 0: no bit of those tried varies. */
+static uint32_t encode_keys(job *j, source *s, uint32_t first_row, uint32_t n, uint8_t *out, uint32_t room,
+                            td_part_header *header)
+{
+    static uint32_t entries[MAX_ROWS * MAX_FEATURES], rows[MAX_ROWS * MAX_FEATURES];
+    uint32_t unused[MAX_FEATURES], constant[MAX_FEATURES], key_bits[TD_MAX_KEY], base[MAX_FEATURES], d = j->n_features;
+    uint16_t n_entries[MAX_FEATURES];
+    bool moved = toss(s);
+    memcpy(rows, j->stored + first_row * d, n * d * sizeof *rows);
+    if (moved) td_key_survey(rows, n, d, j->offsets, unused, constant);
+    uint32_t n_all = toss(s) ? make_lists(j, s, rows, n, n_entries, entries) : 0u;
+    for (uint32_t f = 0; f < d; f++) {
+        constant[f] = td_low_mask(j->width);
+        for (uint32_t i = 1; i < n; i++) constant[f] &= ~(rows[i * d + f] ^ rows[f]);
+    }
+    uint32_t n_key = choose_key(j, s, constant, key_bits);
+    if (n_key == 0) return 0;
+    sort_given(j, rows, n, j->given + first_row * d, key_bits, n_key);
+    td_key_plan plan = {constant, moved ? j->offsets : NULL, n_all ? n_entries : NULL, entries, key_bits, n_key};
+    int size = td_encode_keys(rows, j->group, j->keys, n, d, j->width, &plan, base, out, room, header);
+    require(size > 0);
+    uint8_t *exact = memory_of((uint32_t)size);
+    require(td_encode_keys(rows, j->group, j->keys, n, d, j->width, &plan, base, exact, (uint32_t)size, header) == size);
+    require(memcmp(exact, out, (uint32_t)size) == 0);
+    free(exact);
+    return (uint32_t)size;
+}
+
+/* Bytes of the data section. */
+static uint32_t encode_parts(job *j, source *s)
+{
+    uint32_t at = 0, first = 0;
+    for (uint32_t p = 0; p < j->n_parts; first += j->part_rows[p++]) {
+        td_part_header header;
+        uint32_t encoder = take(s, 1) % N_ENCODERS, size = 0, n = j->part_rows[p];
+        uint32_t *rows = j->stored + first * j->n_features;
+        if (encoder == KEYS) size = encode_keys(j, s, first, n, j->data + at, MAX_BYTES - at, &header);
+        if (size == 0) size = encode_bases(j, s, rows, n, encoder == GREEDY, j->data + at, MAX_BYTES - at, &header);
+        header.offset = at;
+        header.label = (uint16_t)p;
+        td_encode_part_record(&header, j->records + p * TD_PART_RECORD);
+        at += size;
+    }
+    return at;
+}
+
+/* ------------------------------------------------------------------ archive */
+
+/* Of each feature its width, one that it needs or the pack's, and any context before it. */
+static void plan_archive(job *j, source *s, bool wide, uint8_t *plan)
+{
+    for (uint32_t f = 0; f < j->n_features; f++, plan += TD_ARCHIVE_FEATURE) {
+        uint32_t any = 0, a = take(s, 1) % (f + 2u), b = take(s, 1) % (f + 1u);
+        for (uint32_t i = 0; i < j->n_rows; i++) any |= j->stored[i * j->n_features + f];
+        plan[0] = (uint8_t)(wide || toss(s) ? j->width : any ? bits_of(any) : 0u);
+        plan[1] = 0;
+        td_put16(plan + 2, a < f ? a : a == f ? LABEL : NONE);
+        td_put16(plan + 4, a < f && b < f ? b : NONE);
+    }
+}
+
+static uint32_t encode_archive(job *j, source *s)
+{
+    static uint32_t before[ALL_VALUES];
+    /* Few rows or all, as rows in another order are decoded by a block each. */
+    uint32_t d = j->n_features, per_block = toss(s) ? 1u + take(s, 1) % 8u : j->n_rows + take(s, 1) % 2u;
+    uint32_t n_blocks = (j->n_rows - 1u) / per_block + 1u;
+    uint32_t bits = LEAST_CELLS, more = take(s, 1) % (MOST_CELLS - LEAST_CELLS + 1u);
+    while (more-- && (uint64_t)2 << bits <= 64u * (uint64_t)per_block * d) bits++;
+    /* Rows rise in a sample, or differences of all bits are coded. */
+    bool wide = j->width == TD_MAX_WIDTH && toss(s);
+    for (uint32_t i = 1; !wide && i < j->n_rows; i++) {
+        for (uint32_t k = i; !j->starts[k] && above(j, k - 1u, k); k--) swap_rows(j, k - 1u, k);
+    }
+    memset(j->data, 0, TD_ARCHIVE_HEADER);
+    td_put32(j->data, per_block);
+    j->data[4] = (uint8_t)bits;
+    uint8_t *plan = j->data + TD_ARCHIVE_HEADER, *ends = plan + TD_ARCHIVE_FEATURE * d, *codes = ends + 4u * n_blocks;
+    plan_archive(j, s, wide, plan);
+    memcpy(before, j->stored, j->n_rows * d * sizeof *before);
+    void *work = memory_of(td_archive_work_size(bits));
+    uint32_t end = 0, room = (uint32_t)(j->data + MAX_BYTES - codes);
+    for (uint32_t b = 0, row = 0; b < n_blocks; b++, row += per_block) {
+        uint32_t n = j->n_rows - row < per_block ? j->n_rows - row : per_block, *rows = j->stored + row * d;
+        const uint8_t *starts = j->starts + row;
+        uint32_t size = td_archive_encode(rows, j->label + row, starts, n, d, plan, bits, work, codes + end, room - end);
+        require(size <= room - end);
+        uint8_t *exact = memory_of(size);
+        require(td_archive_encode(rows, j->label + row, starts, n, d, plan, bits, work, exact, size - 1u) == size);
+        require(memcmp(exact, codes + end, size - 1u) == 0);
+        free(exact);
+        end += size;
+        td_put32(ends + 4u * b, end);
+    }
+    free(work);
+    require(memcmp(before, j->stored, j->n_rows * d * sizeof *before) == 0);
+    for (uint32_t p = 0; p < j->n_parts; p++) {
+        td_part_header header = {j->part_rows[p], 0, (uint16_t)p, 1, 0, 0, TD_PART_ARCHIVE};
+        td_encode_part_record(&header, j->records + p * TD_PART_RECORD);
+    }
+    return (uint32_t)(codes + end - j->data);
 }
 
 /* ------------------------------------------------------------------ the pack */
 
-static uint32_t write_pack(job *j, const uint8_t *records, uint32_t n_parts, uint32_t n_rows, uint32_t data_size)
+static uint32_t write_starts(const job *j, uint8_t *out)
 {
-    uint8_t schema[TD_PACK_SCHEMA_SIZE] = {0}, starts[MAX_PARTS * MAX_ROWS / 8 + 4 * MAX_PARTS] = {0};
-    bool listed = n_parts < n_rows / TD_LISTED_ROWS;
-    for (uint32_t p = 0, row = 0; p < n_parts; row += j->parts[p++].n_rows) {
-        if (listed) td_put32(starts + 4u * p, row);
-        else starts[row >> 3] |= (uint8_t)(1u << (row & 7u));
+    bool listed = j->n_samples < j->n_rows / TD_LISTED_ROWS;
+    for (uint32_t i = 0, sample = 0; i < j->n_rows; i++) {
+        if (!j->starts[i]) continue;
+        if (listed) td_put32(out + 4u * sample++, i);
+        else out[i >> 3] |= (uint8_t)(1u << (i & 7u));
     }
-    td_put32(schema, n_rows);
-    td_put32(schema + 4, n_parts);
-    td_put16(schema + 8, j->n_features);
-    td_put16(schema + 10, MAX_PARTS);
-    td_put16(schema + 12, n_parts);
-    schema[14] = (uint8_t)j->width;
-    td_put32(schema + 20, 0x3F800000u);
-    td_put32(schema + 32, j->is_image);
-    td_section sections[5] = {{TD_PACK_SCHEMA, schema, sizeof schema}, {TD_PACK_PARTS, records, n_parts * TD_PART_RECORD},
-                              {TD_PACK_DATA, j->data, data_size},
-                              {TD_PACK_SAMPLES, starts, listed ? 4u * n_parts : (n_rows + 7u) / 8u},
-                              {TD_PACK_IMAGE, j->image, sizeof j->image}};
-    uint32_t n_sections = j->is_image ? 5u : 4u;
-    require(td_file_write(TD_MAGIC_PACK, sections, n_sections, j->file, MAX_BYTES) == TD_OK);
-    return td_file_size(sections, n_sections);
+    return listed ? 4u * j->n_samples : (j->n_rows + 7u) / 8u;
 }
 
-static void check_rows(job *j, uint32_t n_parts, uint32_t file_size)
+static uint32_t write_pack(job *j, uint32_t data_size)
 {
-    static int32_t all[MAX_PARTS * MAX_ROWS * MAX_FEATURES];
+    uint8_t schema[TD_PACK_SCHEMA_SIZE] = {0}, starts[4 * ALL_ROWS] = {0}, order[2 * ALL_ROWS] = {0};
+    uint32_t bits = td_id_bits(j->n_rows), n = 0;
+    td_put32(schema, j->n_rows);
+    td_put32(schema + 4, j->n_samples);
+    td_put16(schema + 8, j->n_features);
+    td_put16(schema + 10, MAX_PARTS);
+    td_put16(schema + 12, j->n_parts);
+    schema[14] = (uint8_t)j->width;
+    td_put32(schema + 16, (uint32_t)j->minimum);
+    td_put32(schema + 20, 0x3F800000u);
+    td_put32(schema + 32, j->image_size != 0);
+    for (uint32_t i = 0; i < j->n_rows; i++) td_write_bits(order, i * bits, bits, j->place[i]);
+    td_section sections[6] = {{TD_PACK_SCHEMA, schema, sizeof schema}, {TD_PACK_PARTS, j->records, j->n_parts * TD_PART_RECORD},
+                              {TD_PACK_DATA, j->data, data_size}, {TD_PACK_SAMPLES, starts, write_starts(j, starts)}};
+    n = 4;
+    if (j->ordered) sections[n++] = (td_section){TD_PACK_ORDER, order, (j->n_rows * bits + 7u) / 8u};
+    if (j->image_size) sections[n++] = (td_section){TD_PACK_IMAGE, j->image, j->image_size};
+    require(td_file_write(TD_MAGIC_PACK, sections, n, j->file, MAX_BYTES) == TD_OK);
+    return td_file_size(sections, n);
+}
+
+static void check_samples(const job *j, td_pack *pack)
+{
+    float values[MAX_FEATURES], weight;
+    int32_t row[MAX_FEATURES];
+    uint32_t first, count, label, at = 0;
+    for (uint32_t i = 0; i < j->n_samples; i++) {
+        require(td_pack_sample_rows(pack, i, &first, &count) == TD_OK && first == at && j->starts[at]);
+        require(td_pack_sample(pack, i, row, values, &label, &weight) == TD_OK);
+        require(label == j->label[at] && weight == (float)count);
+        for (at++; at < first + count; at++) require(!j->starts[at]);
+    }
+    require(at == j->n_rows);
+}
+
+static void check_pack(const job *j, uint32_t file_size)
+{
+    static int32_t all[ALL_VALUES];
     td_pack pack;
     td_unpacker u;
     int32_t row[MAX_FEATURES];
+    uint32_t d = j->n_features, label, bytes = d * (uint32_t)sizeof *row;
     require(td_pack_open(&pack, j->file, file_size) == TD_OK);
-    uint32_t size = td_unpacker_size(&pack, 32, 1), at = 0, label;
-    void *memory = malloc(size);
-    require(memory && td_unpacker_init(&u, &pack, 32, 1, memory, size) == TD_OK);
-    require(td_unpacker_rows(&u, 0, pack.n_rows, all) == TD_OK);
-    for (uint32_t p = 0; p < n_parts; p++) {
-        for (uint32_t i = 0; i < j->parts[p].n_rows; i++, at++) {
-            uint32_t *expected = j->parts[p].expected + i * j->n_features;
-            require(td_pack_row(&pack, at, row, &label) == TD_OK && label == p);
-            if (j->is_image) td_image_forward(j->image, row); /* undone by every reader */
-            require(memcmp(row, expected, j->n_features * sizeof *row) == 0);
-            if (j->is_image) td_image_inverse(j->image, row);
-            require(memcmp(row, all + at * j->n_features, j->n_features * sizeof *row) == 0);
-        }
+    uint32_t archived = td_pack_archive_size(&pack), size = td_unpacker_size(&pack, 32, 1);
+    void *block = memory_of(archived), *tables = memory_of(size);
+    if (archived) require(td_pack_attach(&pack, block, archived) == TD_OK);
+    require(td_unpacker_init(&u, &pack, 32, 1, tables, size) == TD_OK);
+    require(td_unpacker_rows(&u, 0, j->n_rows, all) == TD_OK);
+    for (uint32_t i = 0; i < j->n_rows; i++) {
+        uint32_t at = j->ordered ? j->place[i] : i;
+        const int32_t *given = j->given + at * d;
+        require(td_pack_row(&pack, i, row, &label) == TD_OK && label == j->label[at]);
+        require(memcmp(row, given, bytes) == 0 && memcmp(all + i * d, given, bytes) == 0);
+        require(td_pack_stored_row(&pack, at, row, NULL) == TD_OK && memcmp(row, given, bytes) == 0);
     }
-    free(memory);
+    check_samples(j, &pack);
+    free(tables);
+    free(block);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static job j;
-    uint8_t records[MAX_PARTS * TD_PART_RECORD];
-    uint32_t at = 0, n_rows = 0;
     if (size == 0) return 0;
     source s = {data, size, 0};
-    read_shape(&j, &s);
-    uint32_t n_parts = 1u + take(&s, 1) % MAX_PARTS;
-    for (uint32_t p = 0; p < n_parts; p++) {
-        td_part_header header;
-        uint32_t encoder = take(&s, 1) % N_ENCODERS, part_size = 0;
-        read_rows(&j, &j.parts[p], &s);
-        if (encoder == KEYS) part_size = encode_keys(&j, &j.parts[p], &s, j.data + at, MAX_BYTES - at, &header);
-        if (part_size == 0) {
-            memcpy(j.parts[p].expected, j.parts[p].stored, sizeof j.parts[p].stored);
-            part_size = encode_bases(&j, &j.parts[p], &s, encoder == GREEDY, j.data + at, MAX_BYTES - at, &header);
-        }
-        header.offset = at;
-        header.label = (uint16_t)p;
-        td_encode_part_record(&header, records + p * TD_PART_RECORD);
-        at += part_size;
-        n_rows += j.parts[p].n_rows;
-    }
-    check_rows(&j, n_parts, write_pack(&j, records, n_parts, n_rows, at));
+    uint32_t kind = take(&s, 1);
+    j.image_size = 0;
+    j.n_features = 1u + take(&s, 1) % NARROW;
+    if ((kind & 3u) == 3u) read_image(&j, &s);
+    read_rows(&j, &s);
+    store_rows(&j, &s);
+    begin_samples(&j, &s);
+    choose_order(&j, &s);
+    check_pack(&j, write_pack(&j, (kind >> 2 & 3u) == 3u ? encode_archive(&j, &s) : encode_parts(&j, &s)));
     return 0;
 }

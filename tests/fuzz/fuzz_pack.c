@@ -22,6 +22,26 @@ static void read_rows(td_pack *pack, int32_t *row)
     require(td_pack_row(pack, pack->n_rows, row, &label) == TD_E_RANGE);
 }
 
+/* Row i is the stored one of its place; and plans as `tinydream inspect` draws them. */
+static void read_stored(td_pack *pack, int32_t *row)
+{
+    uint32_t d = pack->n_features, *plan = malloc(3u * d * sizeof *plan);
+    int32_t *other = malloc(d * sizeof *other);
+    td_part_header header;
+    require(plan && other);
+    for (uint32_t i = 0; i < pack->n_rows; i++) {
+        uint32_t at = td_pack_position(pack, i);
+        require(at < pack->n_rows && td_pack_stored_row(pack, at, other, NULL) == TD_OK);
+        require(td_pack_row(pack, i, row, NULL) == TD_OK && memcmp(row, other, d * sizeof *row) == 0);
+    }
+    for (uint32_t p = 0; p < pack->n_parts; p++) {
+        require(td_pack_plan(pack, p, &header, plan, plan + d, plan + 2u * d) == TD_OK && header.label < pack->n_classes);
+    }
+    require(td_pack_plan(pack, pack->n_parts, &header, plan, plan + d, plan + 2u * d) == TD_E_RANGE);
+    free(other);
+    free(plan);
+}
+
 /* With a cache: the same rows, in order and backwards. */
 static void read_cached(td_pack *pack, int32_t *row)
 {
@@ -108,6 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(row && values && block && (archived != 0) == (pack.archive != NULL));
         require(td_pack_attach(&pack, block, archived) == (archived ? TD_OK : TD_E_STATE));
         read_rows(&pack, row);
+        if ((uint64_t)pack.n_parts * (pack.n_features + pack.n_parts) < MAX_VALUES) read_stored(&pack, row);
         read_cached(&pack, row);
         unpack(&pack, row);
         if ((uint64_t)pack.n_rows * pack.n_samples < MAX_VALUES) { /* finding a sample scans the bitmap */
