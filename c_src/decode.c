@@ -1,6 +1,7 @@
 /* Reads rows from a .tdz in place (docs/SPEC.md, ".tdz"). */
 #include "archive.h"
 #include "parts.h"
+#include "transform.h"
 
 /* Row `row` of the part at hand, as it is stored. */
 TD_NOINLINE static void read_row(td_pack *pack, uint32_t row, uint32_t *values)
@@ -82,6 +83,9 @@ int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *l
     row -= part->first_row;
     if (pack->cached == TD_CACHED_ALL) read_key_row(pack, row, (uint32_t *)values);
     else read_row(pack, row, (uint32_t *)values);
+#if TD_TRANSFORMS
+    if (pack->n_transforms) td_transforms_undo(pack, (uint32_t *)values);
+#endif
 #if TD_IMAGES
     if (pack->image) td_image_inverse(pack->image, values);
 #endif

@@ -1,5 +1,5 @@
 /* Writes one part of a pack: plan, offsets, bases, rows (docs/SPEC.md, ".tdz"). decode.c reads it. */
-#include "td_bits.h"
+#include "transform.h"
 
 static uint32_t bytes_of(uint64_t bits)
 {
@@ -84,4 +84,24 @@ void td_encode_part_record(const td_part_header *header, uint8_t *out)
     td_put16(out + 8, header->label);
     td_put16(out + 10, header->n_bases);
     td_put32(out + 12, header->deviation_bits | (uint32_t)header->flags << 24);
+}
+
+int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
+                        uint32_t width)
+{
+    if (width == 0 || width > TD_MAX_WIDTH) return TD_E_ARGUMENT;
+    uint32_t spare = 32u - width;
+    while (n-- > 0) { /* the last one undone is the first one applied */
+        uint8_t record[TD_TRANSFORM_RECORD];
+        memcpy(record, transforms + (size_t)n * TD_TRANSFORM_RECORD, sizeof record);
+        uint32_t feature = td_transform_feature(record), other = td_transform_other(record), *row = rows;
+        if (feature >= n_features || other >= n_features || record[6] >= 32) return TD_E_ARGUMENT;
+        for (uint32_t i = 0; i < n_rows; i++, row += n_features) {
+            uint32_t value = row[feature];
+            if (td_transform_factor(record)) value -= td_transform_predict(record, row[other], spare);
+            else value ^= value >> 1;
+            row[feature] = value << spare >> spare;
+        }
+    }
+    return TD_OK;
 }

@@ -1,6 +1,7 @@
 /* Opens a .tdz: checks all that reading relies on, once (docs/SPEC.md, ".tdz"). */
 #include "archive.h"
 #include "parts.h"
+#include "transform.h"
 
 enum { ALL_FLAGS = TD_PART_OFFSETS | TD_PART_MASKS | TD_PART_KEYS | TD_PART_DICTIONARY };
 /* f32 numbers that are not negative are in the order of their bits, NaN above all: no routine has to compare them. */
@@ -243,6 +244,7 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
     pack->cached = TD_CACHED_NOTHING;
     if (status == TD_OK) status = read_schema(pack);
     if (status == TD_OK) status = check_parts(pack);
+    if (status == TD_OK) status = td_transforms_open(pack);
     if (status == TD_OK && !(check_starts(pack) && check_weights(pack) && check_order(pack))) status = TD_E_FORMAT;
     return status;
 }

@@ -432,6 +432,13 @@ enum td_part_record_size { TD_PART_RECORD = 16 };
 int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                    const uint32_t *mask, const uint32_t *offsets, const uint32_t *group, uint32_t n_bases,
                    uint8_t *out, uint32_t capacity, td_part_header *header);
+/* What rows may go through before they are packed: features less a multiple of another one, or as Gray code (docs/SPEC.md,
+ * "Transforms"; undone by transform.c). A record each. */
+enum td_transform_limits { TD_TRANSFORM_RECORD = 8, TD_MAX_TRANSFORMS = 255 };
+/* Applies n transforms in place to n_rows x n_features unsigned values below 2^width, the last one first. TD_E_ARGUMENT
+ * for a feature, a shift or a width out of range. */
+int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
+                        uint32_t width);
 /* keys.c: parts whose rows are sorted by a key (docs/DESIGN.md, "Rows have no order"). A key is made of n_key bits
  * of a row, most significant first; key_bits[i] = feature * 32 + bit, bit 0 the least significant. */
 void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
@@ -498,7 +505,8 @@ void td_image_inverse(const uint8_t *image, int32_t *values);
 
 /* open.c checks a .tdz, decode.c reads its rows; parts.c, seek.c and fields.c say where their bits are. */
 enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
-                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_ORDER = 7, TD_PACK_IMAGE = 9 };
+                       TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_ORDER = 7, TD_PACK_IMAGE = 9,
+                       TD_PACK_TRANSFORMS = 10 };
 enum td_pack_schema_size { TD_PACK_SCHEMA_SIZE = 36 };
 /* The type that all values of a pack fit: what its rows can be read as without loss. */
 enum td_value_type { TD_VALUE_I32 = 0, TD_VALUE_I8 = 1, TD_VALUE_U8 = 2, TD_VALUE_I16 = 3, TD_VALUE_U16 = 4 };
@@ -549,11 +557,13 @@ typedef struct td_pack {
     uint8_t width;              /* bits a feature, 1..32 */
     uint8_t value_type;         /* enum td_value_type */
     uint8_t cached;             /* enum td_cached */
+    uint8_t n_transforms;       /* to undo */
     int32_t minimum;            /* value = minimum + stored */
     float scale;                /* real = scale * (value - zero_point) */
     int32_t zero_point;
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
     const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
+    const uint8_t *transforms;  /* their records */
     const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
     const uint8_t *archive;     /* NULL: rows are in parts */
     const uint8_t *parts;
@@ -603,6 +613,8 @@ int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, 
 float td_pack_total_weight(const td_pack *pack);
 
 /* unpack.c: many rows at a time, or any row at once, for machines with memory to spare: tables are made once a part. */
+typedef struct td_undo td_undo;
+
 typedef struct td_unpacker {
     const td_pack *pack;        /* borrowed */
     uint32_t bits;              /* of a value in the output: 8, 16 or 32 */
@@ -610,6 +622,7 @@ typedef struct td_unpacker {
     size_t slot_size;
     uint32_t *first_rows;       /* of the parts; then the number of rows */
     uint64_t *block;            /* scratch for a block of rows */
+    td_undo *undo;              /* the pack's transforms, prepared */
     uint8_t *slots;
 } td_unpacker;
 

@@ -56,6 +56,11 @@
 #define TD_IMAGES 1
 #endif
 
+/* 0: packs whose features went through transforms are refused, and what undoes these takes no flash. */
+#ifndef TD_TRANSFORMS
+#define TD_TRANSFORMS 1
+#endif
+
 /* 0: the trainer knows nothing but cross-entropy and SGD in place in f32, in less code; other settings are refused. */
 #ifndef TD_TRAIN_OPTIONS
 #define TD_TRAIN_OPTIONS 1

@@ -5,6 +5,7 @@
  * then each step runs over the rows of a block: keys, their bits by tables, base and deviation by spreading, sum. */
 #include "archive.h"
 #include "parts.h"
+#include "transform.h"
 
 enum { STEPS = 6, GROUP = 4, WORD = 64, MANY_ROWS = 2048 };
 static const uint32_t NO_PART = 0xFFFFFFFFu;
@@ -48,6 +49,16 @@ typedef struct prepared {
     td_part part;
     word *words;
 } prepared;
+
+/* How a transform is undone: value = ((factor * other mod 2^32) >> shift) + value + addend, and Gray code when the factor
+ * is 0. Minimum and width come in as everywhere. */
+struct td_undo {
+    uint32_t feature;           /* bytes from the row's start */
+    uint32_t other;
+    uint32_t factor;
+    uint32_t shift;
+    uint32_t addend;            /* less the minimum that is still in the value */
+};
 
 /* ------------------------------------------------------------------- memory */
 
@@ -109,7 +120,8 @@ static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
 
 static uint64_t fixed_size(const td_pack *pack)
 {
-    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 2u * TD_KEY_BLOCK * sizeof(uint64_t);
+    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 2u * TD_KEY_BLOCK * sizeof(uint64_t) +
+           aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
 }
 
 uint32_t td_unpacker_size(const td_pack *pack, uint32_t bits, uint32_t n_slots)
@@ -118,6 +130,19 @@ uint32_t td_unpacker_size(const td_pack *pack, uint32_t bits, uint32_t n_slots)
     if (slot == 0 || n_slots == 0 || slot > 0xFFFFFFFFu / n_slots) return 0;
     uint64_t size = fixed_size(pack) + slot * n_slots;
     return size > 0xFFFFFFFFu ? 0 : (uint32_t)size;
+}
+
+static void prepare_transforms(td_unpacker *u)
+{
+    const uint8_t *record = u->pack->transforms;
+    for (uint32_t i = 0; i < u->pack->n_transforms; i++, record += TD_TRANSFORM_RECORD) {
+        td_undo *t = u->undo + i;
+        t->feature = td_transform_feature(record) * (u->bits / 8u);
+        t->other = td_transform_other(record) * (u->bits / 8u);
+        t->factor = td_transform_factor(record);
+        t->shift = record[6];
+        t->addend = td_transform_turn(record, 32u - u->pack->width) - (uint32_t)u->pack->minimum;
+    }
 }
 
 int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_t n_slots, void *memory, uint32_t size)
@@ -131,7 +156,9 @@ int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_
     u->slot_size = (size_t)largest_slot(pack, bits);
     u->first_rows = (uint32_t *)memory;
     u->block = (uint64_t *)(void *)((uint8_t *)memory + aligned(4u * ((uint64_t)pack->n_parts + 1u)));
-    u->slots = (uint8_t *)(u->block + 2u * TD_KEY_BLOCK);
+    u->undo = (td_undo *)(void *)(u->block + 2u * TD_KEY_BLOCK);
+    u->slots = (uint8_t *)u->undo + (size_t)aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
+    prepare_transforms(u);
     u->first_rows[0] = 0;
     for (uint32_t p = 0; p < pack->n_parts; p++) {
         u->first_rows[p + 1] = u->first_rows[p] + td_get32(pack->parts + (size_t)p * TD_PART_RECORD);
@@ -482,6 +509,44 @@ static void put_words(const uint64_t *words, uint32_t n, uint32_t bits, uint32_t
     for (; i < n; i++, out += stride) put_values(words[i], bits, n_values, out);
 }
 
+#if TD_TRANSFORMS
+static inline uint32_t get_value(const uint8_t *at, uint32_t n_bytes)
+{
+    if (n_bytes == 1) return *at;
+    if (n_bytes == 2) {
+        uint16_t half;
+        memcpy(&half, at, sizeof half);
+        return half;
+    }
+    uint32_t whole;
+    memcpy(&whole, at, sizeof whole);
+    return whole;
+}
+
+/* n rows of values of n_bytes, which is a constant where this is called: the loops are made for it. As
+ * td_transforms_undo. */
+static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, uint32_t n, uint8_t *out)
+{
+    uint32_t mask = td_low_mask(u->pack->width), low = (uint32_t)u->pack->minimum;
+    size_t stride = (size_t)u->pack->n_features * (size_t)n_bytes;
+    for (uint32_t i = 0; i < u->pack->n_transforms; i++) {
+        const td_undo *t = u->undo + i;
+        uint32_t factor = t->factor, shift = t->shift, addend = t->addend;
+        uint8_t *value = out + t->feature;
+        const uint8_t *other = out + t->other;
+        uint32_t left = n;
+        do {
+            uint32_t product = ((get_value(other, n_bytes) - low) & mask) * factor;
+            uint32_t before = (get_value(value, n_bytes) + (product >> shift) + addend) & mask;
+            if (factor == 0) before = td_transform_gray(before);
+            put_values(before + low, 8u * n_bytes, 1, value);
+            value += stride;
+            other += stride;
+        } while (--left > 0);
+    }
+}
+#endif
+
 /* n rows from row `first` of the part on, all of one block. */
 static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uint32_t n, uint8_t *out, const uint8_t *end)
 {
@@ -503,6 +568,11 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
         uint32_t left = u->pack->n_features - w * n_lanes;
         put_words(values, n, u->bits, left < n_lanes ? left : n_lanes, stride, out + 8u * (size_t)w, end);
     }
+#if TD_TRANSFORMS
+    if (u->bits == 8) undo_transforms(u, 1, n, out);
+    else if (u->bits == 16) undo_transforms(u, 2, n, out);
+    else undo_transforms(u, 4, n, out);
+#endif
 #if TD_IMAGES
     for (uint32_t i = 0; u->pack->image && i < n; i++) {
         td_image_inverse(u->pack->image, (int32_t *)(void *)(out + i * stride));

@@ -103,6 +103,16 @@ def read_part(data: Bits, part: tuple[int, ...], n_features: int, width: int) ->
     return rows
 
 
+def undo_transforms(section: bytes, row: list[int], width: int) -> list[int]:
+    for feature, other, factor, shift, turn in struct.iter_unpack("<HHhBB", section):
+        assert shift < 32 and (feature != other if factor else other == shift == turn == 0)
+        value = row[feature] + (row[other] % 2**width * factor % 2**32 >> shift) + (turn << width >> 8)
+        row[feature] = value % 2**width
+        for step in () if factor else (16, 8, 4, 2, 1):
+            row[feature] ^= row[feature] >> step
+    return row
+
+
 def read_tdz(file: bytes) -> SpecPack:
     sections = read_sections(file, b"TDZ1")
     n_rows, n_samples, n_features, n_classes, n_parts, width, kind = struct.unpack_from("<IIHHHBB", sections[1])
@@ -124,6 +134,8 @@ def read_tdz(file: bytes) -> SpecPack:
         data = Bits(sections[3])
         rows = [row for part in parts for row in read_part(data, part, n_features, width)]
         data.block([], last=True)
+    assert 10 not in sections or (len(sections[10]) <= 8 * 255 and not is_image and parts[0][4] < 16 << 24)
+    rows = [undo_transforms(sections.get(10, b""), row, width) for row in rows]
     rows = [[(minimum + value - low) % (high - low + 1) + low for value in row] for row in rows]
     rows = [read_image(sections[9], row) for row in rows] if is_image else rows
     condensed, weights = [], struct.iter_unpack("<f", sections[5]) if 5 in sections else None

@@ -252,11 +252,11 @@ def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
 
 def _inspect(options: argparse.Namespace) -> None:
     from .files import atomic_write
-    from .inspection import bit_plan, compare, plan_lines
+    from .inspection import bit_plan, coded_names, compare, plan_lines, transform_lines
     from .packs import open_pack
 
     opened = open_pack(options.pack)
-    plan = bit_plan(opened)
+    plan, names = bit_plan(opened), coded_names(opened)
     large = int(opened.native.n_rows) * opened.n_features > MOST_COMPARED
     sizes = None if options.no_compare or large else compare(opened)
     if options.plot:
@@ -264,16 +264,23 @@ def _inspect(options: argparse.Namespace) -> None:
 
         title = f"{Path(options.pack).name}: {len(opened):,} rows x {opened.n_features}, {len(opened.data):,} bytes"
         atomic_write(
-            options.plot, draw_plan(plan.entropy.tolist(), plan.base.tolist(), plan.key.tolist(), opened.names, title)
+            options.plot, draw_plan(plan.entropy.tolist(), plan.base.tolist(), plan.key.tolist(), names, title)
         )
     facts = {
         **opened.facts(), "sections": opened.sections(), "sizes": sizes, "plot": options.plot,
         "plan": {"entropy": plan.entropy.round(4).tolist(), "base": plan.base.round(4).tolist(),
                  "key": plan.key.round(4).tolist()},
+        "transforms": transform_lines(opened),
     }  # fmt: skip
     lines = [f"{name:<16}{value}" for name, value in opened.facts().items() if name != "schema"]
     lines += ["", *_field_lines(opened.schema)]
-    lines += ["", *plan_lines(plan, opened.names), "", *_size_lines(opened.sections(), len(opened.data))]
+    lines += [
+        "",
+        *plan_lines(plan, names),
+        *transform_lines(opened),
+        "",
+        *_size_lines(opened.sections(), len(opened.data)),
+    ]
     if sizes:
         lines += ["", *_compare_lines(sizes)]
     elif large:

@@ -16,7 +16,7 @@ from ._native import check, ffi, lib, view
 from .errors import FormatError
 from .packs import SECTIONS, Pack, open_pack
 
-__all__ = ["BitPlan", "bit_plan", "compare", "native_rows", "plan_lines", "verify"]
+__all__ = ["BitPlan", "bit_plan", "coded_names", "compare", "native_rows", "plan_lines", "transform_lines", "verify"]
 
 SAMPLE = 2**18  # rows of a part from which entropies are taken
 BATCH = 2**16  # rows decoded at once
@@ -28,8 +28,8 @@ class BitPlan:
     """Per feature and bit, each (features, width), most significant bit first.
 
     `entropy`: bits, mean over the parts by rows; of values as the part's plan sees them (less their minimum, or as
-    numbers of a list). `base`: the share of rows in whose part the bit belongs to the base; `key`: to the key of
-    sorted rows as well.
+    numbers of a list; transforms not undone). `base`: the share of rows in whose part the bit belongs to the base;
+    `key`: to the key of sorted rows as well.
     """
 
     entropy: npt.NDArray[np.float64]
@@ -49,7 +49,9 @@ def bit_plan(pack: Pack) -> BitPlan:
         status = lib.td_pack_plan(pack.native, part, header, *(ffi.from_buffer("uint32_t[]", mask) for mask in masks))
         n = check(status, f"plan of part {part}") or int(header.n_rows)
         share = n / int(pack.native.n_rows)
-        rows = _as_planned(pack.stored(slice(first, first + min(n, SAMPLE))), int(header.flags), entries)
+        rows = _as_planned(
+            pack.stored(slice(first, first + min(n, SAMPLE)), transformed=True), int(header.flags), entries
+        )
         for at, shift in enumerate(range(shape[1] - 1, -1, -1)):
             bit = np.uint32(shift)
             entropy[:, at] += share * _entropy(np.count_nonzero(rows >> bit & 1, axis=0) / len(rows))
@@ -86,6 +88,23 @@ def plan_lines(plan: BitPlan, names: tuple[str, ...]) -> list[str]:
         lines.append(f".. and {len(names) - LISTED} more features; --plot shows all")
     lines[1:2] = ["b base, k key of sorted rows, d deviation, . constant; most significant bit first"]
     return lines
+
+
+def coded_names(pack: Pack) -> tuple[str, ...]:
+    """The features' names, with a star where the bit plan sees them behind a transform."""
+    changed = {transform.feature for transform in pack.transforms}
+    return tuple(f"{name}*" if f in changed else name for f, name in enumerate(pack.names))
+
+
+def transform_lines(pack: Pack) -> list[str]:
+    """What each feature with transforms is stored as, a line a feature; minima and turns left out."""
+    terms: dict[str, str] = {}
+    for transform in pack.transforms:
+        name, other = pack.names[transform.feature], pack.names[transform.other]
+        share = transform.factor / 2**transform.shift
+        term = f" {'-' if share > 0 else '+'} {'' if abs(share) == 1 else f'{abs(share):.4g} '}{other}"
+        terms[name] = (terms.get(name, "") + term) if share else terms.get(name, "") + " in Gray code"
+    return [f"{name}* is stored as {name}{term}" for name, term in terms.items()]
 
 
 def _letter(plan: BitPlan, feature: int, at: int) -> str:

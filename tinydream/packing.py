@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -20,6 +21,7 @@ from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_pub
 from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
 from .sources import as_table
 from .table import Table
+from .transforms import apply_transforms, plan_transforms
 from .windows import as_blocks, overlap
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ __all__ = ["model_inputs", "pack", "published_size"]
 Groups = npt.NDArray[np.uint32] | None
 SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
+MEASURED = 16384  # rows, of at most so many classes, by whose size transforms are chosen
+MEASURED_CLASSES = 8
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
 
@@ -63,8 +67,9 @@ def pack(
     """
     check_options(through, replay, images, keep_order, profile)
     made = _pack_mcu(
-        as_table(table), through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order, progress
-    )
+        as_table(table), through, per_class, method, replay, seed, images, lossy_bits, resolution, keep_order,
+        progress, profile == "mcu",
+    )  # fmt: skip
     return made if profile == "mcu" else archived(made, keep_order)
 
 
@@ -83,7 +88,7 @@ def check_options(
 def _pack_mcu(
     table: Table, through: Model | None, per_class: int, method: str, replay: int | None, seed: int,
     images: ImageOptions | None, lossy_bits: int | None, resolution: float | None, keep_order: bool,
-    progress: Progress | None,
+    progress: Progress | None, transform: bool,
 ) -> Pack:  # fmt: skip
     meta: dict[str, Any] = {}
     scale = 1.0 if through is None else through.embedding_scale
@@ -112,7 +117,9 @@ def _pack_mcu(
         group: Groups = np.zeros(len(stored), dtype=np.uint32)
     else:
         group = _groups(stored if schema.plain or method != "variance" else _to_one_scale(stored), per_class, method)
-    return _encode(stored, group, None, method, through, per_class, meta, keep_order=keep_order, scale=scale)
+    return _encode(
+        stored, group, None, method, through, per_class, meta, keep_order=keep_order, scale=scale, transform=transform
+    )
 
 
 def _groups(table: Table, per_class: int, method: str) -> Groups:
@@ -265,43 +272,34 @@ def _encode(
     class_wise: bool = True,
     keep_order: bool = False,
     scale: float = 1.0,
+    transform: bool = True,
 ) -> Pack:
     """`group`: the condensed sample of each row; None: large, so that each part makes at most `most` of its own.
 
     `meta`: what the metadata says beside the classes. `scale`: of the rows of a model.
     """
-    order = np.argsort(table.labels, kind="stable") if group is None else np.lexsort((group, table.labels))
     rows, minimum, width = unsigned_rows(table.flat())
-    labels = table.labels[order]
-    parts, blobs, starts, stored, at = b"", [], [], [], 0
-    present = np.flatnonzero(np.bincount(labels))
-    shared = None if class_wise else _shared_plan(rows, width, method)
-    for label in present:
-        members = order[labels == label]
-        blob, header, begins, own = best_part(
-            np.ascontiguousarray(rows[members]), width, method, group, members, most, shared
-        )
-        parts += part_record(header, at, int(label))
-        blobs.append(blob)
-        starts.append(begins)
-        stored.append(members[own])
-        at += len(blob)
-    begins = np.concatenate(starts)
+    coded = _encode_parts(rows, rows, width, table.labels, group, method, most, class_wise)
+    undone = b""
+    if transform and image is None and method not in PUBLISHED:
+        coded, undone = _with_transforms(coded, rows, width, table.labels, group, method, most)
     described = schema_section(
-        n_rows=len(rows), n_samples=int(begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
-        n_parts=len(present), width=width, low=minimum, high=minimum + int(rows.max()), model=model, scale=scale,
-        image=image,
+        n_rows=len(rows), n_samples=int(coded.begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
+        n_parts=len(coded.parts) // lib.TD_PART_RECORD, width=width, low=minimum, high=minimum + int(rows.max()),
+        model=model, scale=scale, image=image,
     )  # fmt: skip
     sections = {
         lib.TD_PACK_SCHEMA: described,
-        lib.TD_PACK_PARTS: parts,
-        lib.TD_PACK_DATA: b"".join(blobs),
-        lib.TD_PACK_SAMPLES: sample_starts(np.flatnonzero(begins), len(begins)),
+        lib.TD_PACK_PARTS: coded.parts,
+        lib.TD_PACK_DATA: coded.data,
+        lib.TD_PACK_SAMPLES: sample_starts(np.flatnonzero(coded.begins), len(rows)),
     }
+    if undone:
+        sections[lib.TD_PACK_TRANSFORMS] = undone
     if keep_order:
-        sections.update(_order(np.concatenate(stored)))
+        sections.update(_order(coded.order))
     if weights is not None:
-        sections[lib.TD_PACK_WEIGHTS] = weights[np.concatenate(stored)].astype("<f4").tobytes()
+        sections[lib.TD_PACK_WEIGHTS] = weights[coded.order].astype("<f4").tobytes()
     if any(name != str(i) for i, name in enumerate(table.classes)):
         meta = {"classes": list(table.classes), **meta}
     if image is not None:
@@ -310,6 +308,75 @@ def _encode(
     if meta:
         sections[lib.TD_PACK_META] = cbor2.dumps(meta)
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=table.source)
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """Two sections; of the rows in their order there, which begin samples, and their numbers in the table."""
+
+    parts: bytes
+    data: bytes
+    begins: npt.NDArray[np.bool_]
+    order: npt.NDArray[np.int64]
+
+
+def _encode_parts(
+    rows: npt.NDArray[np.uint32], plain: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64],
+    group: Groups, method: str, most: int, class_wise: bool = True,
+) -> _Coded:  # fmt: skip
+    """A part a class. `plain`: the rows before any transforms."""
+    order = np.argsort(labels, kind="stable") if group is None else np.lexsort((group, labels))
+    sorted_labels = labels[order]
+    parts, blobs, starts, stored, at = b"", [], [], [], 0
+    shared = None if class_wise else _shared_plan(rows, width, method)
+    for label in np.flatnonzero(np.bincount(labels)):
+        members = order[sorted_labels == label]
+        blob, header, begins, own = best_part(
+            np.ascontiguousarray(rows[members]), width, method, group, members, most, shared, plain
+        )
+        parts += part_record(header, at, int(label))
+        blobs.append(blob)
+        starts.append(begins)
+        stored.append(members[own])
+        at += len(blob)
+    return _Coded(parts, b"".join(blobs), np.concatenate(starts), np.concatenate(stored))
+
+
+def _with_transforms(
+    coded: _Coded, rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str,
+    most: int,
+) -> tuple[_Coded, bytes]:  # fmt: skip
+    """Under transforms, with their section, where that is smaller; else as it is. They are measured on some rows."""
+    classes, counts = np.unique(labels, return_counts=True)
+    largest = np.sort(classes[np.argsort(-counts, kind="stable")[:MEASURED_CLASSES]])
+    step = int(np.sort(counts)[-MEASURED_CLASSES:].sum()) // MEASURED + 1
+    members = [np.flatnonzero(labels == label)[::step] for label in largest]
+    ends = np.cumsum([len(some) for some in members])[:-1]
+    sortable = [_sortable(method, group, some) for some in members]
+
+    def size(some: npt.NDArray[np.uint32]) -> int:
+        pieces = zip(np.split(some, ends), sortable, strict=True)
+        return sum(_planned_size(np.ascontiguousarray(piece), width, method, by_key) for piece, by_key in pieces)
+
+    chosen = plan_transforms(rows[np.concatenate(members)], width, size)
+    if not chosen:
+        return coded, b""
+    section = b"".join(transform.record() for transform in chosen)
+    other = _encode_parts(apply_transforms(chosen, rows, width), rows, width, labels, group, method, most)
+    smaller = len(other.data) + lib.TD_FILE_ENTRY + len(section) < len(coded.data)
+    return (other, section) if smaller else (coded, b"")
+
+
+def _planned_size(rows: npt.NDArray[np.uint32], width: int, method: str, sortable: bool) -> int:
+    by_key = encode_sorted(rows, width) if sortable else None
+    return len(by_key.data if by_key else _encode_part(rows, width, method)[0])
+
+
+def _sortable(method: str, group: Groups, members: npt.NDArray[np.int64]) -> bool:
+    """Rows may be sorted by a key only where their order is free: when each is a sample of its own, or in a large
+    table, whose samples are made to suit."""
+    single = group is None or len(np.unique(group[members])) == len(members)
+    return method not in PUBLISHED and single
 
 
 def _order(stored: npt.NDArray[np.int64]) -> dict[int, bytes]:
@@ -340,6 +407,7 @@ def archived(made: Pack, keep_order: bool) -> Pack:
         lib.td_encode_part_record(header, record)
         parts += bytes(ffi.buffer(record))
     sections.pop(lib.TD_PACK_ORDER, None)
+    sections.pop(lib.TD_PACK_TRANSFORMS, None)  # undone in what is coded
     if keep_order or made._cut is not None:
         given = np.empty(len(starts), dtype=np.int64)  # which row each stored one was
         given[made._positions()] = np.arange(len(starts))
@@ -418,19 +486,17 @@ def best_part(
     members: npt.NDArray[np.int64],
     most: int,
     shared: SharedPlan | None,
+    plain: npt.NDArray[np.uint32] | None = None,
 ) -> tuple[bytes, Any, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """The smallest part that holds these rows: bytes, header, which stored rows begin a sample, the rows' order.
 
-    Rows may be sorted by a key only where their order is free: when each is a sample of its own, or in a large
-    table, whose samples are made to suit.
+    `plain`: all rows of the table before transforms, when these went through some.
     """
-    single = group is not None and len(np.unique(group[members])) == len(members)
-    sortable = method not in PUBLISHED and not shared and (group is None or single)
-    by_key = encode_sorted(rows, width) if sortable else None
+    by_key = encode_sorted(rows, width) if not shared and _sortable(method, group, members) else None
     if by_key and group is None and by_key.header.deviation_bits <= WIDE:
         return by_key.data, by_key.header, by_key.cells(most), by_key.order
     if group is None:
-        own = condense_published(rows, width, most)
+        own = condense_published(rows if plain is None else np.ascontiguousarray(plain[members]), width, most)
         order = np.argsort(own, kind="stable")
         rows, own = rows[order], own[order]
     else:

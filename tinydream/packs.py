@@ -19,6 +19,7 @@ from .files import atomic_write
 from .reduction import WeightedSamples
 from .schema import Field, Schema
 from .table import Column
+from .transforms import Transform, read_transforms
 from .windows import Cut
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ PROFILES = ("mcu", "archive")
 BATCH = 4096  # rows that iteration decodes at once
 SECTIONS = {lib.TD_PACK_SCHEMA: "schema", lib.TD_PACK_PARTS: "parts", lib.TD_PACK_DATA: "data",
             lib.TD_PACK_SAMPLES: "samples", lib.TD_PACK_WEIGHTS: "weights", lib.TD_PACK_META: "meta",
-            lib.TD_PACK_ORDER: "order", lib.TD_PACK_IMAGE: "image"}  # fmt: skip
+            lib.TD_PACK_ORDER: "order", lib.TD_PACK_IMAGE: "image",
+            lib.TD_PACK_TRANSFORMS: "transforms"}  # fmt: skip
 VALUE_TYPES = (np.dtype("i4"), np.dtype("i1"), np.dtype("u1"), np.dtype("i2"), np.dtype("u2"))  # enum td_value_type
 MOST_PREPARED = 2**24  # bytes of tables for reading, shared by the parts of a pack
 MAPPED = 2**26  # bytes of a file from which on it is not read into memory
@@ -125,18 +127,31 @@ class Pack:
         found = self.schema.decode(self._take(numbers), fields)
         return tuple(Column(field.name, *pair) for field, pair in zip(fields, found, strict=True))
 
-    def stored(self, index: slice) -> npt.NDArray[np.uint32]:
-        """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum."""
+    def stored(self, index: slice, *, transformed: bool = False) -> npt.NDArray[np.uint32]:
+        """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum.
+
+        `transformed`: as they are before transforms are undone.
+        """
         minimum, image = np.uint32(int(self.native.minimum) % 2**32), self.native.image
+        n_transforms = int(self.native.n_transforms)
         first, last, _ = slice(index.start, index.stop).indices(int(self.native.n_rows))
         values = np.empty((max(0, last - first), self.n_features), dtype=np.uint32)
         self.native.image = ffi.NULL  # rows as they are stored, not as pixels
+        self.native.n_transforms = 0 if transformed else n_transforms
         try:
             out = ffi.from_buffer(values)
             check(lib.td_unpacker_stored(self._reader(32), first, len(values), out), f"stored rows from {first} on")
         finally:
-            self.native.image = image
+            self.native.image, self.native.n_transforms = image, n_transforms
         return np.asarray((values - minimum)[:: index.step])
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What is undone on stored rows, in this order."""
+        if self.native.n_transforms == 0:
+            return ()
+        size = int(self.native.n_transforms) * lib.TD_TRANSFORM_RECORD
+        return read_transforms(bytes(ffi.buffer(self.native.transforms, size)))
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -1,0 +1,52 @@
+/* Undoes what rows went through before they were packed: differences to other features, Gray code (docs/SPEC.md,
+ * "Transforms"). */
+#include "transform.h"
+
+#if TD_TRANSFORMS
+/* Gray code has nothing but the feature. */
+static bool sound(const uint8_t *record, uint32_t n_features)
+{
+    uint32_t feature = td_transform_feature(record), other = td_transform_other(record);
+    if (feature >= n_features || other >= n_features || record[6] >= 32) return false;
+    return td_transform_factor(record) ? other != feature : (other | record[6] | record[7]) == 0;
+}
+
+int td_transforms_open(td_pack *pack)
+{
+    td_section section;
+    pack->n_transforms = 0;
+    if (td_file_section(&pack->file, TD_PACK_TRANSFORMS, &section) != TD_OK) return TD_OK;
+    const uint8_t *record = section.data;
+    uint32_t n = section.size / TD_TRANSFORM_RECORD;
+    if (n == 0 || section.size % TD_TRANSFORM_RECORD || n > TD_MAX_TRANSFORMS || pack->image || pack->archive)
+        return TD_E_FORMAT;
+    pack->transforms = record;
+    pack->n_transforms = (uint8_t)n;
+    for (; n > 0; n--, record += TD_TRANSFORM_RECORD) {
+        if (!sound(record, pack->n_features)) return TD_E_FORMAT;
+    }
+    return TD_OK;
+}
+
+void td_transforms_undo(const td_pack *pack, uint32_t *values)
+{
+    const uint8_t *record = pack->transforms;
+    uint32_t spare = 32u - pack->width, low = (uint32_t)pack->minimum;
+    for (uint32_t n = pack->n_transforms; n > 0; n--, record += TD_TRANSFORM_RECORD) {
+        uint32_t *at = values + td_transform_feature(record), value = *at - low, other = values[td_transform_other(record)];
+        if (td_transform_factor(record)) {
+            value += td_transform_predict(record, other - low, spare);
+            value = value << spare >> spare;
+        } else {
+            value = td_transform_gray(value << spare >> spare);
+        }
+        *at = value + low;
+    }
+}
+#else
+int td_transforms_open(td_pack *pack)
+{
+    td_section section;
+    return td_file_section(&pack->file, TD_PACK_TRANSFORMS, &section) == TD_OK ? TD_E_UNSUPPORTED : TD_OK;
+}
+#endif

@@ -1,0 +1,190 @@
+"""Chooses what features go through before they are packed (docs/DESIGN.md, "Transforms")."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._native import check, ffi, lib, view
+
+__all__ = ["Transform", "apply_transforms", "plan_transforms", "read_transforms"]
+
+SAMPLE = 1024  # rows by which transforms are compared before their packs are
+ALL_PAIRS = 64  # features up to which each may be predicted by any other one
+NEAR = 8  # beyond, by those so near
+LEAST_ALIKE = 0.1  # squared correlation of a feature with one that might predict it
+TRIED = 6  # features that are tried to predict one, those that resemble it most
+LEAST_BITS = 0.25  # a row, that a transform must promise to save
+LEAST_SHARE = 128  # of a pack that it must save: each costs a board some 40 instructions a row
+FAILURES = 3  # promises in a row that were not kept, and the search ends
+PRECISION = 8  # bits of a factor that is not whole
+Rows = npt.NDArray[np.uint32]
+Size = Callable[[Rows], int]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A feature less floor(factor * other / 2^shift) and turn / 256 of all values; with a factor of 0 its Gray code."""
+
+    feature: int
+    other: int = 0
+    factor: int = 0
+    shift: int = 0
+    turn: int = 0
+
+    def record(self) -> bytes:
+        """As in the file."""
+        return struct.pack("<HHhBB", self.feature, self.other, self.factor, self.shift, self.turn)
+
+
+def read_transforms(section: bytes) -> tuple[Transform, ...]:
+    """The transforms of a section, in the order in which they are undone."""
+    return tuple(Transform(*record) for record in struct.iter_unpack("<HHhBB", section))
+
+
+def apply_transforms(transforms: tuple[Transform, ...], rows: Rows, width: int) -> Rows:
+    """Rows (n, features) of values below 2^width as these transforms leave them."""
+    rows = np.array(rows, dtype=np.uint32, order="C")
+    records = b"".join(transform.record() for transform in transforms)
+    status = lib.td_transforms_apply(
+        view(records), len(transforms), ffi.from_buffer("uint32_t[]", rows), len(rows), rows.shape[1], width
+    )
+    check(status, "applying transforms")
+    return rows
+
+
+def plan_transforms(rows: Rows, width: int, size: Size) -> tuple[Transform, ...]:
+    """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
+
+    `size`: bytes of a pack of rows like these. One after another is chosen: the one that promises to save the most bits
+    by a sample, and does so by `size`.
+    """
+    search = _Search(rows, width)
+    best, failures = 0, 0
+    while failures < FAILURES and len(search.chosen) < lib.TD_MAX_TRANSFORMS:
+        found = search.most_promising()
+        if found is None:
+            break
+        best = best or size(rows)
+        measured = size(apply_transforms(search.ordered((*search.chosen, found)), rows, width))
+        if measured + lib.TD_TRANSFORM_RECORD + best // LEAST_SHARE <= best:
+            best, failures = measured, 0
+            search.take(found)
+        else:
+            failures += 1
+            search.refuse(found)
+    return search.ordered(search.chosen)
+
+
+class _Search:
+    """What each transform promises to save, by a sample of rows.
+
+    What a feature is predicted by is the others' values, so these have to be there first: no feature is predicted by
+    one that is predicted by it.
+    """
+
+    def __init__(self, rows: Rows, width: int) -> None:
+        self.chosen: tuple[Transform, ...] = ()
+        self._columns = np.ascontiguousarray(rows[:: len(rows) // SAMPLE + 1].T)
+        self._left = self._columns.copy()  # what the transforms chosen so far leave of them
+        self._width = width
+        self._cost = _spread(self._columns, width)
+        self._refused: set[Transform] = set()
+        self._clipped, self._norm = _clip(self._columns)
+        self._promised: dict[int, tuple[float, Transform] | None] = {}
+
+    def ordered(self, transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+        """As they are undone: a feature before those that are predicted by it."""
+        needs = {t.feature: {u.other for u in transforms if u.feature == t.feature and u.factor} for t in transforms}
+        order = list(TopologicalSorter(needs).static_order())
+        return tuple(sorted(transforms, key=lambda t: order.index(t.feature)))
+
+    def most_promising(self) -> Transform | None:
+        for feature in range(len(self._columns)):
+            if feature not in self._promised:
+                self._promised[feature] = self._promise(feature)
+        found = max((item for item in self._promised.values() if item), key=lambda item: item[0], default=None)
+        return found[1] if found else None
+
+    def take(self, transform: Transform) -> None:
+        feature = transform.feature
+        self.chosen = (*self.chosen, transform)
+        self._left[feature] = self._residue(transform)
+        self._cost[feature] = _spread(self._left[feature : feature + 1], self._width)[0]
+        self._promised = {f: item for f, item in self._promised.items()
+                          if f != feature and not (item and self._needs(item[1].other, f))}  # fmt: skip
+
+    def refuse(self, transform: Transform) -> None:
+        """Does not promise it again."""
+        self._refused.add(replace(transform, turn=0))
+        del self._promised[transform.feature]
+
+    def _needs(self, feature: int, other: int) -> bool:
+        """Whether a feature's values are there only when the other one's are."""
+        return feature == other or any(self._needs(t.other, other) for t in self.chosen if t.feature == feature)
+
+    def _promise(self, feature: int) -> tuple[float, Transform] | None:
+        if self._cost[feature] < LEAST_BITS:
+            return None
+        clipped, norm = _clip(self._left[feature : feature + 1])
+        d = len(self._columns)
+        near = range(d) if d <= ALL_PAIRS else range(max(0, feature - NEAR), min(d, feature + NEAR + 1))
+        alike = self._clipped[near.start : near.stop] @ clipped[0]
+        found: list[Transform] = []
+        for at in np.argsort(-np.abs(alike), kind="stable")[: TRIED + 1].tolist():
+            if alike[at] ** 2 >= LEAST_ALIKE and not self._needs(near[at], feature):
+                found += self._differences(feature, near[at], float(alike[at] * norm[0] / self._norm[near[at]]))
+        if not found:
+            return None
+        left = _spread(np.stack([self._residue(t) for t in found]), self._width)
+        at = int(np.argmin(left))
+        saved = float(self._cost[feature] - left[at])
+        return (saved, self._turned(found[at])) if saved >= LEAST_BITS else None
+
+    def _differences(self, feature: int, other: int, slope: float) -> list[Transform]:
+        shift = min(max(0, PRECISION - int(np.floor(np.log2(abs(slope))))), 32 - self._width)
+        factors = {(int(np.sign(slope)), 0), (round(slope), 0), (round(slope * 2**shift), shift)}
+        found = [Transform(feature, other, *pair) for pair in sorted(factors) if 0 < abs(pair[0]) < 2**15]
+        return [t for t in found if t not in self._refused]  # which are not turned yet
+
+    def _residue(self, transform: Transform) -> Rows:
+        product = self._columns[transform.other] * np.uint32(transform.factor % 2**32)
+        residue: Any = self._left[transform.feature] - (product >> np.uint32(transform.shift))
+        residue -= np.uint32((transform.turn << self._width) >> 8)
+        return np.asarray(residue & np.uint32(2**self._width - 1))
+
+    def _turned(self, transform: Transform) -> Transform:
+        """With a turn that brings the widest range without values to the end."""
+        values = np.sort(self._residue(transform)).astype(np.int64)
+        gaps = np.diff(values, append=values[0] + 2**self._width)
+        at = int(np.argmax(gaps))
+        middle = int(values[at] + gaps[at] // 2) % 2**self._width
+        return replace(transform, turn=(middle << 8) >> self._width)
+
+
+def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Columns without their rare values, which would hide what they share: of mean 0 and length 1; their lengths."""
+    n = columns.shape[1]
+    ends = np.partition(columns, (n // 16, n - 1 - n // 16), axis=1)[:, [n // 16, n - 1 - n // 16]].astype(np.float64)
+    clipped = np.clip(columns, ends[:, :1], ends[:, 1:])
+    clipped -= clipped.mean(axis=1, keepdims=True)
+    norm = np.sqrt((clipped**2).sum(axis=1))
+    return clipped / np.where(norm > 0, norm, 1)[:, None], norm
+
+
+def _spread(columns: Rows, width: int) -> npt.NDArray[np.float64]:
+    """Bits a value of each row of `columns` takes, by how far apart its values are around a circle of 2^width.
+
+    That is Vasicek's estimate of entropy, 1976.
+    """
+    n = columns.shape[1]
+    step = max(1, n // 64)
+    values = np.sort(columns, axis=1)
+    apart = (np.roll(values, -step, axis=1) - values) & np.uint32(2**width - 1)
+    return np.asarray(np.log2(np.maximum(apart * (n / step), 1)).mean(axis=1))
