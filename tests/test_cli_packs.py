@@ -12,12 +12,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import numpy as np
 import pytest
 from spec_reader import read_sections, read_tdz
 
 import tinydream as td
 from tinydream import cli
+from tinydream._native import lib
+from tinydream.files import write_sections
 from tinydream.inspection import bit_plan, compare, native_rows, plan_lines, verify
 from tinydream.packs import open_pack
 from tinydream.table import table_from_arrays
@@ -46,7 +49,7 @@ def test_a_plan_s_entropies_are_the_formula() -> None:
         bits = [rows[:, f] - rows.min() >> shift & 1 for shift in range(width - 1, -1, -1)]
         np.testing.assert_allclose(plan.entropy[f], [entropy(bit) for bit in bits], atol=1e-12)
     assert not plan.key.any() and set(plan.base.ravel()) <= {0.0, 1.0}
-    header_bits = 3 * width - int(made.native.part.header.deviation_bits)
+    header_bits = 3 * width - int(made.native.part.deviation_bits)
     assert plan.base.sum() == header_bits
     text = plan_lines(plan, made.names)
     assert len(text) == 2 + 3 and text[2].startswith("x0") and text[2].split()[1].count(".") >= width - 4
@@ -231,7 +234,7 @@ def test_columns_of_all_types_through_every_file(mixed: Path, capsys: pytest.Cap
     for suffix in ("csv", "parquet"):
         again = mixed.parent / f"again.{suffix}"
         run(capsys, "unpack", str(mixed), "-o", str(again))
-        read = td.read(again, label="label")
+        read = td.read(again, label="kind")
         assert read.classes == want.classes
         order, at = np.argsort(want.columns[0].values), np.argsort(read.columns[0].values)
         assert np.array_equal(want.labels[order], read.labels[at])
@@ -256,7 +259,7 @@ def test_columns_are_told(mixed: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
     assert cli.main(["cat", str(mixed), "--rows", ":"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "row: id city when price ok label" and sorted(line[3:] for line in lines[1:]) == [
+    assert lines[0] == "row: id city when price ok kind" and sorted(line[3:] for line in lines[1:]) == [
         "-7 - 2024-01-02 - False v", "1 Oslo 2024-01-01 0.5 True u", '300 "a, b" - -12.25 - u']  # fmt: skip
 
 
@@ -407,7 +410,7 @@ def test_arrow_and_numpy(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "when": "date32[day]",
         "price": "double",
         "ok": "bool",
-        "label": "string",
+        "kind": "string",
     }
     assert opened.to_arrow(slice(0, 2)).num_rows == 2
     x, y = opened.to_numpy()
@@ -425,3 +428,57 @@ def test_arrow_and_numpy(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(td.TinyDreamError, match="install"):
         plain_pack().to_tf(4)
+
+
+# ------------------------------------------------------------------ labels that became classes
+
+
+LABELS: list[tuple[Any, str]] = [
+    (np.array([3, 7, 3], "u1"), "u1"), (np.array([3, 7, 3]), "i8"), (np.array([1.0, 4.0, 1.0], "f4"), "f4"),
+    (np.array([True, False, True]), "b1"), (np.array(["b", "a", "b"]), "text"),
+    (np.array(["2024-01-02", "2024-01-01", "2024-01-02"], "M8[D]"), "M8[D]"),
+    (np.array(["2024-01-02T03:04:05.000000006", "2024", "2024"], "M8[ns]"), "M8[ns]"),
+    (np.array(["cat"] * 3), "text"), (np.array([5] * 3, "i2"), "i2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("labels", "dtype"), LABELS, ids=[str(i) for i in range(len(LABELS))])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_labels_keep_their_name_and_type(tmp_path: Path, labels: np.ndarray, dtype: str, pieces: bool) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    source = pyarrow.table({"x": [10, 20, 30], "kind": labels.astype("M8[ns]") if dtype == "M8[ns]" else labels})
+    parquet.write_table(source, tmp_path / "t.parquet")
+    if pieces:
+        td.pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz", label="kind", keep_order=True)
+    else:
+        td.pack(td.read(tmp_path / "t.parquet", label="kind"), keep_order=True).save(tmp_path / "t.tdz")
+    opened = open_pack(tmp_path / "t.tdz")
+    assert opened.facts()["label"] == {"name": "kind", "type": dtype}
+    again = opened.to_arrow()
+    assert again["kind"].to_pylist() == source["kind"].to_pylist()
+    assert str(again.schema.field("kind").type) == str(source.schema.field("kind").type).replace("large_", "")
+    verify(tmp_path / "t.tdz")
+
+
+def test_names_that_are_given_are_the_labels() -> None:
+    made = td.pack(table_from_arrays([[1], [2]], [0, 1], classes=["off", "on"]), keep_order=True)
+    assert made.to_arrow()["label"].to_pylist() == ["off", "on"]
+    assert td.pack(np.eye(2)).class_label is None
+    unnamed = td.pack(table_from_arrays([[1], [2]], [0, 2]), keep_order=True)
+    assert unnamed.to_arrow()["label"].to_pylist() == [0, 2]
+    taken = td.pack(td.table_from_columns({"label": [1, 2], "kind": [1, 0]}, label="kind"))
+    assert taken.to_arrow().schema.names == ["label", "kind"]
+
+
+@pytest.mark.parametrize("label", [
+    1, {}, {"name": "a"}, {"name": 1, "type": "i8"}, {"name": "a", "type": "i3"}, {"name": "a", "type": "u1"},
+    {"name": "a", "type": "M8[D]"}, {"name": "a", "type": ["i8"]},
+])  # fmt: skip
+def test_labels_that_are_no_such_values_are_refused(label: Any) -> None:
+    sections = td.pack(table_from_arrays([[1], [2]], ["u", "v"])).contents()
+    changed = write_sections(lib.TD_MAGIC_PACK, {**sections, lib.TD_PACK_META: cbor2.dumps(
+        {"classes": ["u", "v"], "label": label})})  # fmt: skip
+    with pytest.raises(td.TinyDreamError, match="its metadata is wrong"):
+        td.Pack(changed)

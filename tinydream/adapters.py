@@ -19,7 +19,7 @@ __all__ = ["flat_columns", "to_arrow", "to_tf", "to_torch"]
 
 
 def flat_columns(pack: Pack, index: Any = slice(None)) -> list[Column]:
-    """Some rows as columns of one value a row: x0, x1, .. of an array x; then the labels, classes by their names."""
+    """Some rows as columns of one value a row: x0, x1, .. of an array x; then the labels, as they were given."""
     flat: list[Column] = []
     for column in pack.columns(index):
         values = column.values.reshape(len(column), math.prod(column.values.shape[1:]))
@@ -30,12 +30,11 @@ def flat_columns(pack: Pack, index: Any = slice(None)) -> list[Column]:
         for i in range(values.shape[1]):
             flat.append(Column(f"{column.name}{i}", values[:, i], None if gone is None else gone[:, i]))
     flat += pack.targets(index)
-    if pack.n_classes > 1:
+    if pack.class_label is not None:
         taken = {column.name for column in flat}
-        name = next(
-            name for name in ("label", "class", "class label", *map(str, range(len(flat)))) if name not in taken
-        )
-        flat.append(Column(name, np.array(pack.classes, dtype=object)[pack.class_numbers[index]]))
+        wanted = (pack.class_label.name, "label", "class", "class label", *map(str, range(len(flat))))
+        name = next(name for name in wanted if name not in taken)
+        flat.append(Column(name, pack.class_label.values(pack.classes)[pack.class_numbers[index]]))
     names = [column.name for column in flat]
     if len(set(names)) < len(names):
         raise DataError(f"{pack.source}: a feature and a label have the same name; rename one before packing")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Code", "from_patterns", "numpy_type", "ordered", "patterns_of"]
+__all__ = ["Code", "from_patterns", "numpy_type", "ordered", "patterns_of", "type_name"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -73,7 +73,8 @@ class Code:
         if self.kind == "step":
             steps = np.rint((regular - self.origin) / self.step)
             return np.clip(steps, 0, 2**32 - 1 - len(self.special)).astype(np.uint64)
-        scaled = np.rint(regular * self.over).astype(np.int64)
+        with np.errstate(invalid="ignore"):  # what is too large is not what was planned for; the field's check says so
+            scaled = np.rint(regular * self.over).astype(np.int64)
         scaled[~self._regular(values)] = self.low
         return (scaled - self.low).view(np.uint64) // np.uint64(self.by)
 
@@ -178,6 +179,15 @@ _CODE_DEFAULTS: dict[str, Any] = {
 def numpy_type(dtype: str) -> np.dtype[Any]:
     """Of the values of a field; object for texts."""
     return np.dtype(object) if dtype == "text" else np.dtype(f"<{dtype}" if dtype != "b1" else "?")
+
+
+def type_name(values: Array) -> str:
+    """The type of a field that holds such values."""
+    if values.dtype == object:
+        return "text"
+    if values.dtype.kind in "Mm":
+        return f"{values.dtype.kind}8[{np.datetime_data(values.dtype)[0]}]"
+    return f"{values.dtype.kind}{values.dtype.itemsize}"
 
 
 def patterns_of(values: Array) -> npt.NDArray[np.uint64]:

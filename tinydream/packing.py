@@ -97,10 +97,14 @@ def _pack_mcu(
     if through is not None and through.output_dtype.kind == "f":
         table, scale, meta["embedding_error"] = in_steps(table, resolution)
         lossy_bits = resolution = None
+    elif table.label is not None:
+        meta.update(table.label.as_meta(table.classes))
     if replay is not None:
         return _pack_replay(table, replay, method, seed, through, images, scale, meta)
     if images is not None:
-        return _encode_images(table, _groups(table, per_class, method), None, method, per_class, images, keep_order)
+        return _encode_images(
+            table, _groups(table, per_class, method), None, method, per_class, images, keep_order, meta
+        )
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
     in_blocks = overlap(table.windows)
     if in_blocks:
@@ -161,12 +165,13 @@ def _encode_images(
     most: int,
     images: ImageOptions,
     keep_order: bool = False,
+    meta: dict[str, Any] | None = None,
 ) -> Pack:
     """Under the transforms that the options allow; the smallest pack. Its rows are read as pixels of the type given."""
     if table.targets:
         raise DataError(f"{table.source}: images have classes; labels that are real numbers or several do not go")
     shape = table.values.shape[1:]
-    meta = {"fields": Schema((Field("x", type_name(table.values), shape),)).as_list()}
+    meta = {**(meta or {}), "fields": Schema((Field("x", type_name(table.values), shape),)).as_list()}
     tried = (
         _encode(Table(t.rows, table.labels, table.classes, table.source), group, weights, method, None, most, meta, t,
                 class_wise=images.class_wise, keep_order=keep_order)

@@ -17,8 +17,8 @@ from ._native import check, ffi, lib, status_name, view
 from .errors import DataError, FormatError, UsageError
 from .files import atomic_write
 from .reduction import WeightedSamples
-from .schema import Field, Schema
-from .table import Column
+from .schema import NUMBER_TYPES, TIME_TYPES, Field, Schema
+from .table import ClassLabel, Column
 from .transforms import Transform, read_transforms
 from .windows import Cut
 
@@ -60,6 +60,7 @@ class Pack:
             check(lib.td_pack_attach(self.native, self._block, size), "memory for a block of the archive")
         self._meta = self._read_meta()
         self.schema, self._cut = self._read_schema()
+        self.class_label = self._read_class_label()
 
     def _read_schema(self) -> tuple[Schema, Cut | None]:
         try:
@@ -71,6 +72,23 @@ class Pack:
         except (ValueError, TypeError) as error:
             raise FormatError(f"{self.source}: its metadata is wrong: {error}") from error
         return schema, cut
+
+    def _read_class_label(self) -> ClassLabel | None:
+        """What the classes were: None without labels, and where labels are no classes."""
+        classes, given = self.classes, self._meta.get("label")
+        usual = ClassLabel.usual(classes)
+        if given is None:
+            return usual if len(classes) > 1 or usual.dtype == "text" else None
+        try:
+            if not isinstance(given, dict) or given.keys() != {"name", "type"} or type(given["name"]) is not str:
+                raise ValueError("its label is not described")
+            if given["type"] not in (*NUMBER_TYPES, *TIME_TYPES, "text"):
+                raise ValueError("its label is of a type that is not known")
+            label = ClassLabel(given["name"], given["type"])
+            label.values(classes)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise FormatError(f"{self.source}: its metadata is wrong: {error}") from error
+        return label
 
     def _read_meta(self) -> dict[str, Any]:
         section = ffi.new("td_section *")
@@ -318,7 +336,9 @@ class Pack:
     def facts(self) -> dict[str, Any]:
         """What the pack says of itself, for people and machines."""
         return {
-            "rows": len(self), "features": self.n_features, "classes": list(self.classes), "samples": self.n_samples,
+            "rows": len(self), "features": self.n_features, "classes": list(self.classes),
+            "label": self.class_label and {"name": self.class_label.name, "type": self.class_label.dtype},
+            "samples": self.n_samples,
             "parts": int(self.native.n_parts), "width": int(self.native.width), "minimum": int(self.native.minimum),
             "schema": self.schema.as_list(), "windows": self._cut.as_map() if self._cut else None,
             "profile": self.profile, "order_kept": bool(self.native.order != ffi.NULL),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .chunks import Chunk, Source, TypesChangedError
 from .errors import DataError
 from .schema import Field, FieldPlanner, Lossy, Schema, add_error
-from .table import MAX_CLASSES, Column, class_numbers
+from .table import MAX_CLASSES, ClassLabel, Column, class_label, class_numbers
 
 __all__ = ["Fields", "Found", "Plan", "Tell", "scan"]
 
@@ -25,13 +25,17 @@ MOST_ROWS = 2**28 - 1  # of a pack
 
 @dataclass(frozen=True)
 class Found:
-    """`classes`: their names; `counts`: the rows of each that has some. `targets`: labels are no classes."""
+    """`classes`: their names; `counts`: the rows of each that has some. `targets`: labels are no classes.
+
+    `label`: what the classes were; None without labels.
+    """
 
     n_rows: int
     classes: tuple[str, ...]
     ordered: bool
     counts: dict[int, int]
     targets: bool
+    label: ClassLabel | None = None
 
     def numbers(self, chunk: Chunk) -> npt.NDArray[np.int64]:
         """The class of each row. Raises DataError for one that was not there."""
@@ -98,7 +102,8 @@ def _scan(source: Source, look: Looking, classes: Classes, real: bool | None, te
         raise DataError(f"{source.name}: {n_rows:,} rows; a pack holds {MOST_ROWS:,}. Split them over several")
     if n_labels == 1 and not labels.real:
         names = labels.names(classes)
-        return look, Found(n_rows, names, classes is not None or labels.numeric, labels.numbers(names), False)
+        label = class_label(chunk.labels[0], classes)
+        return look, Found(n_rows, names, classes is not None or labels.numeric, labels.numbers(names), False, label)
     if classes is not None:
         raise DataError(f"{source.name}: classes are named, but labels are none, real numbers or several")
     return look, Found(n_rows, ("0",), True, {0: n_rows}, n_labels > 0)

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .code_planner import CodePlanner, Lossy
-from .codes import Code, numpy_type, patterns_of
+from .codes import Code, numpy_type, patterns_of, type_name
 from .errors import DataError
 from .table import Table
 
-__all__ = ["Code", "Field", "FieldPlanner", "Lossy", "Schema", "plan_fields"]
+__all__ = ["Code", "Field", "FieldPlanner", "Lossy", "Schema", "plan_fields", "type_name"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -261,15 +261,6 @@ class FieldPlanner:
             return Field(self.name, self.dtype, self.shape, tuple(code.plan() for code in self._codes), self.label)
         except DataError as error:
             raise DataError(f"column {self.name!r}: {error}") from error
-
-
-def type_name(values: Array) -> str:
-    """The type of a field that holds such values."""
-    if values.dtype == object:
-        return "text"
-    if values.dtype.kind in "Mm":
-        return f"{values.dtype.kind}8[{np.datetime_data(values.dtype)[0]}]"
-    return f"{values.dtype.kind}{values.dtype.itemsize}"
 
 
 def plan_fields(table: Table, lossy: Lossy | None = None) -> Schema:

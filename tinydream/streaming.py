@@ -222,6 +222,8 @@ def _meta(job: _Job, found: Found, schema: Schema) -> dict[str, Any]:
     meta: dict[str, Any] = {}
     if any(name != str(i) for i, name in enumerate(found.classes)):
         meta["classes"] = list(found.classes)
+    if found.label is not None and not isinstance(job.source, Embedded):
+        meta.update(found.label.as_meta(found.classes))
     bare = isinstance(job.source, Embedded) and not found.targets  # a board's rows, which need no description
     if schema != Schema.of_integers(schema.n_stored) and not bare:
         meta["fields"] = schema.as_list()

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .codes import numpy_type, type_name
 from .errors import DataError
 
-__all__ = ["Column", "Table", "Windows", "table_from_arrays", "table_from_columns"]
+__all__ = ["ClassLabel", "Column", "Table", "Windows", "table_from_arrays", "table_from_columns"]
 
 MAX_CLASSES = 1024
 Array = npt.NDArray[Any]
@@ -43,6 +44,37 @@ class Column:
 
 
 @dataclass(frozen=True)
+class ClassLabel:
+    """The labels that became classes: the `name` of their column, and their type as a field has it."""
+
+    name: str
+    dtype: str
+
+    @classmethod
+    def usual(cls, classes: Sequence[str]) -> ClassLabel:
+        """What labels are where nobody says otherwise: numbers, or if classes have names, these."""
+        return cls("label", "text" if _are_named(classes) else "i8")
+
+    def values(self, classes: Sequence[str]) -> Array:
+        """The label of each class, (n_classes,). Raises ValueError when a class has a name that is no such label."""
+        kind = numpy_type(self.dtype)
+        if self.dtype == "text":
+            return np.array([*classes, None], dtype=object)[:-1]
+        if kind.kind in "Mm":
+            return np.array(classes, dtype=kind)
+        numbers = [float(name) if kind.kind == "f" else int(name) for name in classes]
+        return np.array(numbers, dtype=object).astype(kind)
+
+    def as_meta(self, classes: Sequence[str]) -> dict[str, Any]:
+        """For the metadata; nothing when that says it already."""
+        return {} if self == self.usual(classes) else {"label": {"name": self.name, "type": self.dtype}}
+
+
+def _are_named(classes: Sequence[str]) -> bool:
+    return any(name != str(i) for i, name in enumerate(classes))
+
+
+@dataclass(frozen=True)
 class Windows:
     """Rows that are windows of `length` samples, each `hop` after the one before; they overlap where hop < length.
 
@@ -63,8 +95,8 @@ class Table:
     `classes` names them, in order. A class without rows is allowed here (a wearer may never have rowed) and left out of
     a pack. `ordered` is False when the labels were names and their order was not given: they are then sorted, which
     need not be the order of a model's outputs. `targets` are labels that are no classes: real numbers, or several
-    columns; all rows are then of one class. `windows`: rows are windows of longer series, in their order. `left_out`:
-    what of the source is not in the table, a line each, for people.
+    columns; all rows are then of one class. `windows`: rows are windows of longer series, in their order. `label`: what
+    the classes were; None where there are none. `left_out`: what of the source is not in the table, for people.
     """
 
     values: Array
@@ -75,6 +107,7 @@ class Table:
     columns: tuple[Column, ...] = ()
     targets: tuple[Column, ...] = ()
     windows: Windows | None = None
+    label: ClassLabel | None = None
     left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -256,12 +289,18 @@ def with_labels(
         if labels[0].any_missing:
             row = int(np.argmax(labels[0].missing is not None and labels[0].missing))
             raise DataError(f"{table.source}: row {row} has no label; leave out rows without one")
-        return _with_classes(table, labels[0].values, classes)
+        return replace(_with_classes(table, labels[0].values, classes), label=class_label(labels[0], classes))
     if classes is not None:
         raise DataError(f"{table.source}: classes are named, but the labels are real numbers or several")
     if real and any(column.values.dtype.kind not in "biuf" for column in labels):
         raise DataError(f"{table.source}: labels are {_kind_name(labels[0].values)}, not real numbers")
     return replace(table, targets=tuple(labels))
+
+
+def class_label(column: Column, classes: Sequence[str] | int | None) -> ClassLabel:
+    """What the labels of a column are that become these classes."""
+    named = classes is not None and not isinstance(classes, int)
+    return ClassLabel(column.name, "text" if named or column.values.dtype.kind == "m" else type_name(column.values))
 
 
 def _is_real(column: Column) -> bool:
@@ -339,5 +378,5 @@ def _check_label_range(numbers: npt.NDArray[np.int64], n_classes: int, source: s
         row = int(bad[0])
         raise DataError(
             f"{source}: {len(bad)} labels are out of range, the first in row {row}: {int(numbers[row])}; "
-            f"with {n_classes} classes they go from 0 to {n_classes - 1}"
+            f"with {n_classes} classes they go from 0 to {n_classes - 1}. Number them from 0 on, or give names"
         )

@@ -38,7 +38,7 @@ def unpack(pack: Pack, path: str | os.PathLike[str], *, progress: Progress | Non
         raise UsageError(f"{path}: rows are written to {', '.join(writers)}; its name must end in one of these")
     with atomic_stream(path) as stream:
         writers[path.suffix.lower()](pack, stream, path, progress)
-    if path.suffix.lower() != ".npy" or not (pack.n_classes > 1 or pack.schema.labels):
+    if path.suffix.lower() != ".npy" or not (pack.class_label or pack.schema.labels):
         return [path]
     beside = path.with_suffix(".labels.npy")
     with atomic_stream(beside) as stream:
@@ -86,7 +86,7 @@ def _npz(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -
         arrays.update(_by_name(pack.targets()))
     else:
         arrays["y"] = np.ma.getdata(pack.labels)
-    if pack.n_classes > 1:
+    if pack.class_label:
         arrays["classes"] = np.array(pack.classes)
     np.savez(stream, **arrays)
 
