@@ -23,8 +23,6 @@ td_layer td_layer_read(const td_model *model, uint32_t index);
 /* TD_OK, TD_E_FORMAT, or TD_E_UNSUPPORTED for a kind of layer that is not here: nothing that the functions below do
  * with the layer leaves the file or the training arena. The layers before it were checked. */
 int td_layer_check(const td_model *model, uint32_t index, uint32_t arena_size);
-/* A chain of dense layers, all of them trained from int8 weights, is what dense.c computes faster. */
-bool td_layer_is_dense(const td_model *model, uint32_t index);
 
 uint32_t td_layers_parameters(const td_model *model);
 uint32_t td_layers_outputs(const td_model *model);

@@ -335,6 +335,9 @@ typedef struct td_model {
  * model has constants of more than a byte (else TD_E_ARGUMENT). TD_E_UNSUPPORTED: an operator, or a type, that this
  * core or this machine does not run. */
 int td_model_open(td_model *model, const uint8_t *data, uint32_t size);
+/* Whether layer `index` goes on a chain of dense layers, all of them trained from int8 weights, which dense.c computes
+ * faster and fixed.c computes at all. Reads model->layers only. */
+bool td_layer_is_dense(const td_model *model, uint32_t index);
 /* Makes a model with state (has_state) forget its past: its state tensors as before the first run. Without this they hold
  * what the memory held. TD_E_MEMORY as td_model_run. */
 int td_model_reset(const td_model *model, uint8_t *arena, uint32_t arena_size);

@@ -234,13 +234,14 @@ def test_boards_train_to_the_host_s_bits(board_id: str, is_float: bool) -> None:
     rows = model.quantise(random.normal(size=(30, *model.input_shape)).astype(np.float32))
     pack = td.pack(td.table_from_arrays(rows, np.arange(30) % model.n_classes), through=model, per_class=4,
                    resolution=0.01 if is_float else None)  # fmt: skip
-    config = TrainConfig(epochs=3, learning_rate=0.05)
-    planned = td.plan(model, boards.board(board_id), train=pack)
+    config = TrainConfig(epochs=3, learning_rate=0.05, precision="auto")  # f32 also where there is no FPU
+    planned = td.plan(model, boards.board(board_id), train=pack, config=config)
     trainer = Trainer(model, pack, config=config)
     before = trainer.parameters
     epochs = list(trainer.epochs())
     with journey.emulate(board_id) as device:
         journey.push(device, model, pack)
+        assert device.resolve(config) == planned.config and planned.config.precision == "f32"
         for ours, theirs in zip(device.train(config), epochs, strict=True):
             assert (ours.loss, ours.accuracy) == (theirs.loss, theirs.accuracy)
         np.testing.assert_array_equal(device.weights().parameters.view(np.uint32), trainer.parameters.view(np.uint32))

@@ -472,7 +472,12 @@ def test_settings_that_cannot_work_are_refused(options: dict[str, Any], message:
 
 def test_auto_is_fixed_point_only_where_it_pays_and_can_be() -> None:
     auto = TrainConfig(precision="auto")
-    assert for_board(auto, has_fpu=False).precision == "fixed"
-    assert for_board(auto, has_fpu=True).precision == "f32"
-    assert for_board(TrainConfig(precision="auto", optimizer="adam"), has_fpu=False).precision == "f32"
-    assert for_board(TrainConfig(), has_fpu=False).precision == "f32"
+    assert for_board(auto, has_fpu=False, has_layers=False).precision == "fixed"
+    assert for_board(auto, has_fpu=True, has_layers=False).precision == "f32"
+    assert for_board(auto, has_fpu=False, has_layers=True).precision == "f32"
+    for options in ({"optimizer": "adam"}, {"batch": 2}, {"l2": 0.1}, {"clip_norm": 1.0}, {"clip_value": 1.0}):
+        config = TrainConfig(precision="auto", **options)
+        assert for_board(config, has_fpu=False, has_layers=False).precision == "f32", options
+    assert for_board(TrainConfig(), has_fpu=False, has_layers=False).precision == "f32"
+    with pytest.raises(UsageError, match="chains of dense layers"):
+        for_board(TrainConfig(precision="fixed"), has_fpu=False, has_layers=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import boards, link
-from ._native import lib, status_name
+from ._native import ffi, lib, status_name, view
 from .errors import BoardError, BudgetError, DataError, UsageError
 from .train import MODES, EarlyStop, Epoch, TrainConfig, check_held, for_board, native_config, rates
 
@@ -27,7 +27,9 @@ OBJECTS = ("model", "train", "replay", "slot_a", "slot_b")  # in the order of en
 PUSHABLE = OBJECTS[:3]
 POLL_SECONDS = 0.02
 MAX_RESTARTS = 8  # of a push, without a byte of progress, before it gives up
-_WEIGHTS, _EMBEDDING = 16, 17
+_MODEL, _WEIGHTS, _EMBEDDING = 0, 16, 17
+_TDM_HEAD, _TDM_TAIL = lib.TD_FILE_HEADER + 5 * lib.TD_FILE_ENTRY, 4  # five sections; the kind of the tail's
+_TAIL_HEAD, _LAYER = 4, 56
 _WEIGHTS_HEADER = struct.Struct("<4sHHIIffQ")
 
 _HELLO_FACTS = (
@@ -352,9 +354,23 @@ class Device:
         self._await(_State.SAVED, None)
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
-        """`config` with its precision decided for this board; a board that nobody described here has an FPU."""
+        """`config` with its precision decided for this board and the model on it.
+
+        A board that nobody described here has an FPU. Raises UsageError for "fixed" with a tail that it does not train.
+        """
         name = self._known().board_id
-        return for_board(config, name not in boards.boards() or boards.board(name).has_fpu)
+        has_fpu = name not in boards.boards() or boards.board(name).has_fpu
+        has_layers = config.precision != "f32" and self._has_layers()
+        return for_board(config, has_fpu=has_fpu, has_layers=has_layers)
+
+    def _has_layers(self) -> bool:
+        """Whether the tail of the model on the board is more than a chain of dense layers: td_model.has_layers."""
+        table = self._read(_MODEL, _TDM_HEAD)[lib.TD_FILE_HEADER :]
+        start, size = next(entry[1:3] for entry in struct.iter_unpack("<IIII", table) if entry[0] == _TDM_TAIL)
+        records = self._read(_MODEL, start + size, start + _TAIL_HEAD)
+        native, n_layers = ffi.new("td_model *"), len(records) // _LAYER
+        native.layers = view(records)
+        return n_layers > lib.TD_MAX_TAIL or not all(lib.td_layer_is_dense(native, i) for i in range(n_layers))
 
     def weights(self) -> Weights:
         """The tail as the board has it in RAM: the model's own, or those saved or trained last."""
@@ -435,13 +451,14 @@ class Device:
             raise _refusal(self._name, command, reply[0], about)
         return reply[1:]
 
-    def _read(self, source: int, size: int | None = None) -> bytes:
-        """All bytes of a source; their number is asked for when it is not given."""
+    def _read(self, source: int, size: int | None = None, start: int = 0) -> bytes:
+        """The bytes of a source from `start` to `size`, or to its end, which is asked for then."""
         parts: list[bytes] = []
-        total, chunk = 0, self._known().chunk
+        total, chunk = start, self._known().chunk
         while size is None or total < size:
             wanted = chunk if size is None else min(chunk, size - total)
-            piece, size = self._ask(_Command.READ, source, total, wanted)
+            piece, of_source = self._ask(_Command.READ, source, total, wanted)
+            size = of_source if size is None else size
             if not piece and total < size:
                 raise BoardError(f"{self._name} sent nothing where {size - total} bytes were left")
             parts.append(piece)

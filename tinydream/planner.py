@@ -144,7 +144,8 @@ def draft(
     """The plan whether it fits or not. Raises DataError when a pack was not made through this model."""
     check_packs(model, train, replay)
     steps = sum(pack.n_samples for pack in (train, replay) if pack and train)
-    decided = for_board(config or TrainConfig(), board.has_fpu)
+    has_layers = bool(model.native.has_layers)
+    decided = for_board(config or TrainConfig(), has_fpu=board.has_fpu, has_layers=has_layers)
     return Plan(board, model, _ram(model, board, decided), _flash(model, board, train, replay), steps, decided)
 
 

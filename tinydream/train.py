@@ -95,11 +95,17 @@ class TrainConfig:
         return plain and not (self.l2 or self.clip_norm or self.clip_value)
 
 
-def for_board(config: TrainConfig, has_fpu: bool) -> TrainConfig:
-    """`config` with "auto" decided: fixed point on a core without FPU, where the other settings allow it."""
+def for_board(config: TrainConfig, *, has_fpu: bool, has_layers: bool) -> TrainConfig:
+    """`config` with "auto" decided: fixed point on a core without FPU, where the tail and the other settings allow it.
+
+    has_layers: the tail is more than a chain of dense layers. Raises UsageError for "fixed" with such a tail.
+    """
+    if config.precision == "fixed" and has_layers:
+        raise UsageError("precision 'fixed' trains chains of dense layers only; take 'f32', 'auto', or a later cut")
     if config.precision != "auto":
         return config
-    return replace(config, precision="fixed" if not has_fpu and config._can_be_fixed else "f32")
+    fixed = not has_fpu and not has_layers and config._can_be_fixed
+    return replace(config, precision="fixed" if fixed else "f32")
 
 
 def native_config(config: TrainConfig) -> Any:
@@ -178,7 +184,7 @@ class Trainer:
         self.model, self.config = model, config or TrainConfig()
         self._packs = (train, replay)
         check_packs(model, train, replay)
-        native = native_config(self.config)
+        native = native_config(for_board(self.config, has_fpu=True, has_layers=bool(model.native.has_layers)))
         size = lib.td_trainer_size(model.native, native, ffi.NULL)
         self._memory = ffi.new("uint64_t[]", size // 8 + 1)
         self._trainer = ffi.new("td_trainer *")
