@@ -26,7 +26,7 @@ from marks import fill
 
 from tinydream._native import ffi, lib
 from tinydream.keys import plan_sorted
-from tinydream.packing import pack, plan_bits, published_size
+from tinydream.packing import pack, plan_bits, plan_part, published_size
 from tinydream.packs import Pack
 from tinydream.reduction import LARGE, unsigned_rows
 from tinydream.table import Table, table_from_arrays
@@ -101,14 +101,13 @@ def random_row_time(made: Pack) -> float:
 
 
 def configure(table: Table, rows: np.ndarray[Any, Any], width: int) -> None:
-    """What our packs choose bits by: keys for a large table, else both plans of each class."""
-    for label in np.unique(table.labels):
-        members = np.ascontiguousarray(rows[table.labels == label])
+    """What pack chooses, class by class, by the functions that it calls: keys for a large table, else base bits."""
+    for label in range(table.n_classes):
+        members = rows if table.n_classes == 1 else rows[table.labels == label]
         if len(table) > LARGE:
             plan_sorted(members, width)
-            continue
-        plan_bits(members, width, "variance")
-        plan_bits(members - members.min(axis=0), width, "variance")
+        else:
+            plan_part(members, width, "variance")
 
 
 def measure(table: Table) -> list[str]:

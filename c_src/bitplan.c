@@ -149,10 +149,9 @@ static void add_bits(const uint32_t *restrict row, uint32_t n, uint32_t shift, u
     for (uint32_t f = 0; f < n; f++) counts[f] += row[f] >> shift & 0x01010101u;
 }
 
-/* How many rows have each bit, ones[b] for the row's bit b, leading bits first. Bits that lie eight apart are counted side
- * by side, in the bytes of a word, as long as no byte overflows. packed: n_features words for each of them. */
-static void count_ones(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *ones,
-                       uint32_t *packed)
+/* Bits that lie eight apart are counted side by side, in the bytes of a word, as long as no byte overflows. */
+void td_count_ones(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *ones,
+                   uint32_t *packed)
 {
     uint32_t n_shifts = width < 8 ? width : 8u;
     memset(ones, 0, (size_t)(n_features * width) * sizeof *ones);
@@ -200,7 +199,7 @@ int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
     int status = check_table(n_rows, n_features, width, work_size);
     if (status != TD_OK) return status;
     uint32_t row_bits = n_features * width, *rare = order + row_bits, base_bits = 0;
-    count_ones(rows, n_rows, n_features, width, rare, order);
+    td_count_ones(rows, n_rows, n_features, width, rare, order);
     for (uint32_t b = 0; b < row_bits; b++) {
         if (rare[b] > n_rows / 2u) rare[b] = (n_rows - rare[b]) | MARK;
     }

@@ -6,45 +6,103 @@ enum { LOW_FIELD = 6, CODE_BITS_FIELD = 32 };
 
 /* ------------------------------------------------------------------ survey */
 
-void td_key_survey(uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t *low, uint32_t *high, uint32_t *varying)
+/* As many rows are seen as one: a row alone may be shorter than what a processor compares at once. */
+enum { SIDE_BY_SIDE = 4 };
+
+static const uint32_t SIGN = 0x80000000u; /* turned over, unsigned numbers compare as signed ones do, which is quicker */
+
+static void widen(const uint32_t *restrict values, uint32_t n, int32_t *restrict low, int32_t *restrict high)
 {
-    for (uint32_t f = 0; f < n_features; f++) {
-        low[f] = high[f] = rows[f];
-        varying[f] = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t value = (int32_t)(values[i] ^ SIGN);
+        low[i] = value < low[i] ? value : low[i];
+        high[i] = value > high[i] ? value : high[i];
     }
-    const uint32_t *row = rows;
-    for (uint32_t i = 0; i < n_rows; i++, row += n_features) {
-        for (uint32_t f = 0; f < n_features; f++) {
-            low[f] = row[f] < low[f] ? row[f] : low[f];
-            high[f] = row[f] > high[f] ? row[f] : high[f];
-        }
-    }
-    for (uint32_t i = 0; i < n_rows; i++) {
-        uint32_t *own = rows + (size_t)i * n_features;
-        for (uint32_t f = 0; f < n_features; f++) {
-            own[f] -= low[f];
-            varying[f] |= own[f] ^ rows[f];
-        }
-    }
-    for (uint32_t f = 0; f < n_features; f++) high[f] -= low[f];
 }
 
-uint32_t td_key_rank(uint32_t *column, uint32_t n_rows, uint32_t n_features, uint32_t high, uint32_t most,
-                     uint32_t *entries, uint32_t *number)
+void td_key_survey(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t *low, uint32_t *high)
+{
+    int32_t *lowest = (int32_t *)low, *highest = (int32_t *)high;
+    uint32_t n = SIDE_BY_SIDE * n_features, together = n_rows - n_rows % SIDE_BY_SIDE;
+    for (uint32_t i = 0; i < n; i++) low[i] = high[i] = rows[i % n_features] ^ SIGN;
+    for (uint32_t i = 0; i < together; i += SIDE_BY_SIDE) widen(rows + (size_t)i * n_features, n, lowest, highest);
+    for (uint32_t i = together; i < n_rows; i++) widen(rows + (size_t)i * n_features, n_features, lowest, highest);
+    for (uint32_t i = n_features; i < n; i++) {
+        uint32_t f = i % n_features;
+        lowest[f] = lowest[i] < lowest[f] ? lowest[i] : lowest[f];
+        highest[f] = highest[i] > highest[f] ? highest[i] : highest[f];
+    }
+    for (uint32_t f = 0; f < n_features; f++) {
+        high[f] -= low[f];
+        low[f] ^= SIGN;
+    }
+}
+
+static void differ(const uint32_t *restrict values, uint32_t n, const uint32_t *restrict low,
+                   const uint32_t *restrict first, uint32_t *restrict varying)
+{
+    for (uint32_t i = 0; i < n; i++) varying[i] |= (values[i] - low[i]) ^ first[i];
+}
+
+void td_key_varying(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, uint32_t *varying,
+                    uint32_t *scratch)
+{
+    uint32_t n = SIDE_BY_SIDE * n_features, together = n_rows - n_rows % SIDE_BY_SIDE, *lows = scratch, *first = lows + n;
+    for (uint32_t i = 0; i < n; i++) {
+        lows[i] = low[i % n_features];
+        first[i] = rows[i % n_features] - lows[i];
+        varying[i] = 0;
+    }
+    for (uint32_t i = 0; i < together; i += SIDE_BY_SIDE) differ(rows + (size_t)i * n_features, n, lows, first, varying);
+    for (uint32_t i = together; i < n_rows; i++) differ(rows + (size_t)i * n_features, n_features, lows, first, varying);
+    for (uint32_t i = n_features; i < n; i++) varying[i % n_features] |= varying[i];
+}
+
+void td_key_sample(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, uint32_t step,
+                   uint32_t *out)
+{
+    for (uint32_t first = 0, k = 0; first < n_rows; first += step, k++, out += n_features) {
+        uint32_t i = first + (k * 2654435769u >> 16 & (step - 1u)); /* Knuth's multiplicative hash: no rhythm of rows */
+        const uint32_t *row = rows + (size_t)(i < n_rows ? i : n_rows - 1u) * n_features;
+        for (uint32_t f = 0; f < n_features; f++) out[f] = row[f] - low[f];
+    }
+}
+
+/* Different values of one feature, as soon as they are more than `most` only that. */
+static uint32_t count_values(const uint32_t *column, uint32_t n_rows, uint32_t n_features, uint32_t low, uint32_t most,
+                             uint8_t *seen)
 {
     uint32_t n = 0;
-    memset(number, 0, ((size_t)high + 1u) * sizeof *number);
-    for (uint32_t i = 0; i < n_rows; i++) number[column[(size_t)i * n_features]] = 1;
-    for (uint32_t value = 0; value <= high; value++) n += number[value];
-    if (n > most) return n;
-    n = 0;
-    for (uint32_t value = 0; value <= high; value++) {
-        if (!number[value]) continue;
-        entries[n] = value;
-        number[value] = n++;
+    for (uint32_t i = 0; i < n_rows && n <= most;) {
+        uint32_t end = n_rows - i < 1024u ? n_rows : i + 1024u; /* looking at `most` takes time, too */
+        for (; i < end; i++, column += n_features) {
+            n += seen[*column - low] ^ 1u;
+            seen[*column - low] = 1;
+        }
     }
-    for (uint32_t i = 0; i < n_rows; i++) column[(size_t)i * n_features] = number[column[(size_t)i * n_features]];
     return n;
+}
+
+void td_key_values(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *high,
+                   uint32_t *most, uint8_t *seen)
+{
+    for (uint32_t f = 0; f < n_features; f++) {
+        if (most[f] == 0) continue;
+        uint32_t n = count_values(rows + f, n_rows, n_features, low[f], most[f], seen);
+        most[f] = n <= most[f] ? n : 0;
+        seen += high[f] + 1u;
+    }
+}
+
+void td_key_stored(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *start,
+                   const uint32_t *numbers, uint32_t *out)
+{
+    for (uint32_t i = 0; i < n_rows; i++, rows += n_features, out += n_features) {
+        for (uint32_t f = 0; f < n_features; f++) out[f] = rows[f] - low[f];
+        for (uint32_t f = 0; f < n_features; f++) {
+            if (start[f] != TD_KEY_NO_LIST) out[f] = numbers[start[f] + out[f]];
+        }
+    }
 }
 
 /* --------------------------------------------------------------------- keys */
@@ -92,34 +150,51 @@ void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, con
     }
 }
 
-/* One pass by the 8 bits from `shift` on. False when all rows agree in them: nothing was moved. */
-static bool sort_pass(const uint64_t *keys, const uint32_t *order, uint32_t n_rows, uint32_t shift, uint64_t *to_keys,
-                      uint32_t *to_order)
+enum { DIGIT = 8, DIGITS = TD_MAX_KEY / DIGIT };
+
+static uint32_t digit_of(uint64_t key, uint32_t digit)
 {
-    uint32_t start[256] = {0}, total = 0;
-    for (uint32_t i = 0; i < n_rows; i++) start[keys[i] >> shift & 0xFFu]++;
-    if (start[keys[0] >> shift & 0xFFu] == n_rows) return false;
-    for (uint32_t digit = 0; digit < 256; digit++) {
-        uint32_t n = start[digit];
-        start[digit] = total;
-        total += n;
-    }
+    return (uint32_t)(key >> DIGIT * digit) & 0xFFu;
+}
+
+/* Where the rows of each value of a digit begin. */
+static void count_digits(const uint64_t *keys, uint32_t n_rows, uint32_t n_digits, uint32_t start[DIGITS][256])
+{
+    memset(start, 0, DIGITS * sizeof start[0]);
     for (uint32_t i = 0; i < n_rows; i++) {
-        uint32_t at = start[keys[i] >> shift & 0xFFu]++;
-        to_keys[at] = keys[i];
-        to_order[at] = order[i];
+        for (uint32_t d = 0; d < n_digits; d++) start[d][digit_of(keys[i], d)]++;
     }
-    return true;
+    for (uint32_t d = 0; d < n_digits; d++) {
+        uint32_t total = 0;
+        for (uint32_t value = 0; value < 256; value++) {
+            uint32_t n = start[d][value];
+            start[d][value] = total;
+            total += n;
+        }
+    }
+}
+
+/* True when all rows agree in the digit of this key: then nothing has to be moved. */
+static bool is_constant(const uint32_t start[256], uint32_t n_rows, uint32_t value)
+{
+    return start[value] == 0 && (value == 255u ? n_rows : start[value + 1u]) == n_rows;
 }
 
 void td_key_sort(uint64_t *keys, uint32_t *order, uint32_t n_rows, uint32_t n_key, uint64_t *spare_keys,
                  uint32_t *spare_order)
 {
+    uint32_t start[DIGITS][256], n_digits = (n_key + DIGIT - 1u) / DIGIT;
     uint64_t *from = keys, *to = spare_keys;
     uint32_t *from_order = order, *to_order = spare_order;
-    for (uint32_t i = 0; i < n_rows; i++) order[i] = i;
-    for (uint32_t shift = 0; shift < n_key; shift += 8) {
-        if (!sort_pass(from, from_order, n_rows, shift, to, to_order)) continue;
+    count_digits(keys, n_rows, n_digits, start);
+    for (uint32_t i = 0; i < n_rows && order; i++) order[i] = i;
+    for (uint32_t d = 0; d < n_digits; d++) {
+        if (is_constant(start[d], n_rows, digit_of(keys[0], d))) continue;
+        for (uint32_t i = 0; i < n_rows; i++) {
+            uint32_t at = start[d][digit_of(from[i], d)]++;
+            to[at] = from[i];
+            if (order) to_order[at] = from_order[i];
+        }
         uint64_t *swap = from;
         uint32_t *swap_order = from_order;
         from = to;
@@ -129,28 +204,38 @@ void td_key_sort(uint64_t *keys, uint32_t *order, uint32_t n_rows, uint32_t n_ke
     }
     if (from == keys) return;
     memcpy(keys, from, (size_t)n_rows * sizeof *keys);
-    memcpy(order, from_order, (size_t)n_rows * sizeof *order);
+    if (order) memcpy(order, from_order, (size_t)n_rows * sizeof *order);
 }
 
 /* --------------------------------------------------------------------- cost */
 
-/* Bits of the low parts that make the codes of n + 1 rows from `first` to `last` smallest: one more costs n bits and
- * halves the high part. */
-static uint32_t choose_low(uint64_t span, uint32_t n)
+static uint32_t bit_length(uint64_t value)
 {
-    uint32_t low = 0;
-    while (low < TD_MAX_KEY - 1u && (span >> low) - (span >> (low + 1u)) > n) low++;
-    return low;
+#if defined(__GNUC__)
+    return value ? 64u - (uint32_t)__builtin_clzll(value) : 0;
+#else
+    uint32_t n = 0;
+    for (; value; value >>= 1) n++;
+    return n;
+#endif
 }
 
-/* Bits of the codes of a block; *low: of its low parts. */
-static uint64_t plan_block(const uint64_t *keys, uint32_t n, uint32_t drop, uint32_t *low)
+/* Bits of the low parts that make the codes of n + 1 rows smallest, whose keys go over `span`: one more costs n bits and
+ * halves the high part, which pays while that is above 2 n. */
+static uint32_t choose_low(uint64_t span, uint32_t n)
+{
+    uint32_t of_span = bit_length(span), of_high = bit_length(2u * (uint64_t)n);
+    uint32_t low = of_span > of_high ? of_span - of_high : 0;
+    return span >> low > 2u * (uint64_t)n ? low + 1u : low;
+}
+
+/* Bits of the codes of a block of n + 1 rows; *low: of its low parts. */
+static uint64_t plan_block(uint64_t span, uint32_t n, uint32_t *low)
 {
     *low = 0;
-    if (n < 2) return 0;
-    uint64_t span = (keys[n - 1] >> drop) - (keys[0] >> drop);
-    *low = choose_low(span, n - 1u);
-    return (uint64_t)(n - 1u) * (*low + 1u) + (span >> *low);
+    if (n == 0) return 0;
+    *low = choose_low(span, n);
+    return (uint64_t)n * (*low + 1u) + (span >> *low);
 }
 
 static uint32_t block_rows(uint32_t n_rows, uint32_t first)
@@ -158,14 +243,30 @@ static uint32_t block_rows(uint32_t n_rows, uint32_t first)
     return n_rows - first < TD_KEY_BLOCK ? n_rows - first : TD_KEY_BLOCK;
 }
 
-uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t n_key, uint32_t drop)
+uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t step, uint32_t n_key, uint32_t drop)
 {
+    uint32_t n_keys = (n_rows - 1u) / step + 1u, steps = (TD_KEY_BLOCK - 1u + step / 2u) / step, low;
     uint64_t total = 0;
-    uint32_t low;
-    for (uint32_t i = 0; i < n_rows; i += TD_KEY_BLOCK) {
-        total += plan_block(keys + i, block_rows(n_rows, i), drop, &low) + n_key - drop + LOW_FIELD + CODE_BITS_FIELD;
+    for (uint32_t first = 0; first < n_rows; first += TD_KEY_BLOCK) {
+        uint32_t i = first / step, last = n_keys - i > steps ? i + steps : n_keys - 1u;
+        total += plan_block((keys[last] >> drop) - (keys[i] >> drop), block_rows(n_rows, first) - 1u, &low);
+        total += n_key - drop + LOW_FIELD + CODE_BITS_FIELD;
     }
     return total;
+}
+
+uint64_t td_key_length(const uint64_t *keys, uint32_t n_rows, uint32_t step, uint32_t n_key, uint32_t *length)
+{
+    uint64_t least = td_key_cost(keys, n_rows, step, n_key, 0);
+    uint32_t n_codes = n_rows - ((n_rows - 1u) / TD_KEY_BLOCK + 1u); /* of a bit each at least */
+    *length = n_key;
+    for (uint32_t drop = TD_KEY_TRIED; drop < n_key && (uint64_t)drop * n_rows + n_codes < least; drop += TD_KEY_TRIED) {
+        uint64_t size = td_key_cost(keys, n_rows, step, n_key, drop) + (uint64_t)drop * n_rows;
+        if (size >= least) continue;
+        least = size;
+        *length = n_key - drop;
+    }
+    return least;
 }
 
 /* ------------------------------------------------------------------- encode */
@@ -194,7 +295,8 @@ static int lay_out(layout *l, const uint32_t *base, const uint64_t *keys, uint32
     uint64_t code_bits = 0;
     uint32_t low;
     for (uint32_t i = 0; i < n_rows; i += TD_KEY_BLOCK) {
-        code_bits += plan_block(keys + i, block_rows(n_rows, i), 0, &low);
+        uint32_t n = block_rows(n_rows, i) - 1u;
+        code_bits += plan_block(keys[i + n] - keys[i], n, &low);
         if (code_bits > 0x7FFFFFFFu) return TD_E_FULL;
     }
     l->code_bits = (uint32_t)code_bits;
@@ -225,7 +327,7 @@ static void write_keys(uint8_t *out, const layout *l, const uint64_t *keys, uint
     for (uint32_t first = 0; first < n_rows; first += TD_KEY_BLOCK, entry += l->index_field) {
         const uint64_t *key = keys + first;
         uint32_t n = block_rows(n_rows, first), n_index = l->index_field - plan->n_key - LOW_FIELD;
-        plan_block(key, n, 0, &low);
+        plan_block(key[n - 1u] - key[0], n - 1u, &low);
         write_long(out + l->index, entry, plan->n_key, key[0]);
         td_write_bits(out + l->index, entry + plan->n_key, LOW_FIELD, low);
         td_write_bits(out + l->index, entry + plan->n_key + LOW_FIELD, n_index, at);

@@ -364,7 +364,12 @@ enum td_part_flag {
     TD_PART_ARCHIVE = 16        /* rows are in the codes of an archive; all parts or none, and no other flag */
 };
 
-enum td_key_limits { TD_MAX_KEY = 64, TD_KEY_BLOCK = 128 /* rows from one stored key to the next */ };
+enum td_key_limits {
+    TD_MAX_KEY = 64,
+    TD_KEY_BLOCK = 128,         /* rows from one stored key to the next */
+    TD_KEY_TRIED = 3,           /* bits from one length of the key that is tried to the next */
+    TD_KEY_NO_LIST = 0x7FFFFFFF /* a feature that has no dictionary */
+};
 /* Samples are listed when there is less than one for this many rows. */
 enum td_sample_limits { TD_LISTED_ROWS = 32 };
 
@@ -391,6 +396,11 @@ typedef struct td_plan_result {
 int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                      uint32_t patience, uint32_t *mask, uint32_t *order, td_plan_result *result,
                      void *work, uint32_t work_size);
+
+/* How many rows have each bit: ones[f * width + i] for bit width - 1 - i of feature f. scratch: n_features * min(width, 8)
+ * entries. Quick where there are many features. */
+void td_count_ones(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *ones,
+                   uint32_t *scratch);
 
 /* The bases of rows under a given mask: group[i] below the number of groups, which is returned. */
 int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
@@ -448,20 +458,33 @@ void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, con
                  uint32_t n_key, uint64_t *keys, void *work);
 /* Bytes of work for td_key_rows: a table of 256 entries for each byte of a feature that has key bits. */
 uint32_t td_key_work_size(uint32_t n_key);
-/* Takes each feature's minimum, low[f], off its values, in place. high[f]: what the largest is then; varying[f]: bits
- * in which rows differ. */
-void td_key_survey(uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t *low, uint32_t *high, uint32_t *varying);
-/* Values of a feature (column: the first row's, n_features apart, none above high) as their numbers in the rising list
- * of the values that occur, in place, if these are at most `most`. Returns how many there are. number: high + 1 entries
- * of scratch; entries: `most`. */
-uint32_t td_key_rank(uint32_t *column, uint32_t n_rows, uint32_t n_features, uint32_t high, uint32_t most,
-                     uint32_t *entries, uint32_t *number);
-/* Sorts keys of n_key bits; order[i] is where the i-th stood. Rows of equal keys keep their order. spare_keys,
- * spare_order: as long as the others. Cost: O(n_rows) for each eight bits in which keys differ. */
+/* What all rows say of each feature: low[f] is its least value, high[f] the largest less that. Both have 4 * n_features
+ * entries, of which the last three quarters are scratch. */
+void td_key_survey(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t *low, uint32_t *high);
+/* varying[f]: bits in which values less low[f] differ. varying: 4 * n_features entries, scratch: 8 * n_features. */
+void td_key_varying(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, uint32_t *varying,
+                    uint32_t *scratch);
+/* One row of every `step`, a power of 2, less low, from anywhere among them; out: ceil(n_rows / step) x n_features. */
+void td_key_sample(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, uint32_t step,
+                   uint32_t *out);
+/* How many different values features have: in most[f], which becomes 0 when there are more than it was, and is left alone
+ * when it was 0. seen: for all others, one behind the other, high[f] + 1 bytes that are 0; seen[value - low[f]] becomes 1. */
+void td_key_values(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *high,
+                   uint32_t *most, uint8_t *seen);
+/* Rows as they are stored: less low, and v becomes numbers[start[f] + v] unless start[f] is TD_KEY_NO_LIST. out: as
+ * large as rows, or rows themselves. */
+void td_key_stored(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *start,
+                   const uint32_t *numbers, uint32_t *out);
+/* Sorts keys of n_key bits; order[i] is where the i-th stood (NULL: nobody asks). Rows of equal keys keep their order.
+ * spare_keys, spare_order: as long as the others. Cost: O(n_rows) for each eight bits in which keys differ; 8 KB of stack. */
 void td_key_sort(uint64_t *keys, uint32_t *order, uint32_t n_rows, uint32_t n_key, uint64_t *spare_keys,
                  uint32_t *spare_order);
-/* Bits that sorted keys of n_key bits take without their last `drop` bits. Cost: O(n_rows). */
-uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t n_key, uint32_t drop);
+/* Bits that sorted keys of n_key bits take without their last `drop` bits. keys: of n_rows rows, or of one of every
+ * `step` of them (1, or a power of 2 up to 64); then an estimate. Cost: O(n_rows). */
+uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t step, uint32_t n_key, uint32_t drop);
+/* How many leading bits of n_key make the smallest part, of every TD_KEY_TRIED-th length: *length; returns what keys and the bits
+ * left out take then. */
+uint64_t td_key_length(const uint64_t *keys, uint32_t n_rows, uint32_t step, uint32_t n_key, uint32_t *length);
 
 typedef struct td_key_plan {
     const uint32_t *constant;   /* n_features: bits in which all rows agree */

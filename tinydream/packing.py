@@ -337,7 +337,7 @@ def _encode_parts(
     for label in np.flatnonzero(np.bincount(labels)):
         members = order[sorted_labels == label]
         blob, header, begins, own = best_part(
-            np.ascontiguousarray(rows[members]), width, method, group, members, most, shared, plain
+            _of_class(rows, members), width, method, group, members, most, shared, plain
         )
         parts += part_record(header, at, int(label))
         blobs.append(blob)
@@ -464,6 +464,12 @@ def schema_section(
     ))  # fmt: skip
 
 
+def _of_class(rows: npt.NDArray[np.uint32], members: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """The rows of these numbers; the table itself, not a copy, when that is all of them in order."""
+    whole = len(members) == len(rows) and np.array_equal(members, np.arange(len(rows)))
+    return rows if whole else rows[members]
+
+
 def plan_bits(
     rows: npt.NDArray[np.uint32], width: int, method: str, patience: int = 0
 ) -> tuple[npt.NDArray[np.uint32], Any]:
@@ -530,17 +536,24 @@ def _encode_shared(rows: npt.NDArray[np.uint32], width: int, shared: SharedPlan)
     return _encode_mask(rows if offsets is None else rows - offsets, width, offsets, mask)
 
 
-def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
-    """The smaller of the published plan on the values and on the values less their minimum in this part."""
+def plan_part(
+    rows: npt.NDArray[np.uint32], width: int, method: str
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
+    """Base bits of a part, and offsets if it is smaller with its values less their minimum in this part."""
     mask, plan = plan_bits(rows, width, method)
-    if method in PUBLISHED:
-        return _encode_mask(rows, width, None, mask)
-    offsets = np.ascontiguousarray(rows.min(axis=0))
+    offsets = rows.min(axis=0)
+    if method in PUBLISHED or not offsets.any():
+        return mask, None
     moved = rows - offsets
     other, plan_moved = plan_bits(moved, width, method)
     if _part_size(rows, width, mask, plan) <= _part_size(moved, width, other, plan_moved) + _bytes(width * len(mask)):
-        return _encode_mask(rows, width, None, mask)
-    return _encode_mask(moved, width, offsets, other)
+        return mask, None
+    return other, offsets
+
+
+def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
+    mask, offsets = plan_part(rows, width, method)
+    return _encode_mask(rows if offsets is None else rows - offsets, width, offsets, mask)
 
 
 def _bytes(bits: int) -> int:
@@ -550,7 +563,7 @@ def _bytes(bits: int) -> int:
 def _part_size(rows: npt.NDArray[np.uint32], width: int, mask: npt.NDArray[np.uint32], plan: Any) -> int:
     """Bytes of the part's plan, bases and rows."""
     # Only leading bits: all above and including the lowest one, so that adding that one leaves the power 2^width.
-    leading = not np.any(mask.astype(np.uint64) + (mask & -mask) & np.uint64(2**width - 1))
+    leading = not (mask + (mask & -mask) & np.uint32(2**width - 1)).any()
     n_bases = int(plan.n_bases)
     row_bits = int(plan.deviation_bits) + (n_bases - 1).bit_length()
     plan_bits = len(mask) * (width.bit_length() if leading else width)
@@ -569,7 +582,7 @@ def _encode_mask(
     n_bases = check(lib.td_plan_group(rows_view, n, d, width, mask_view, group_view, work, size), "grouping rows")
     header = ffi.new("td_part_header *")
     # The plan's own size, masks and offsets at full width, and the padding of four blocks.
-    base_bits = sum(int(bits).bit_count() for bits in mask.tolist())
+    base_bits = int(np.unpackbits(mask.view(np.uint8)).sum())
     size_bits = n_bases * base_bits + n * (d * width - base_bits + (n_bases - 1).bit_length())
     capacity = (size_bits + 2 * d * width) // 8 + 4
     if capacity > MAX_PART:

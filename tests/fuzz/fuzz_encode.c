@@ -234,17 +234,46 @@ static uint32_t choose_key(job *j, source *s, const uint32_t *constant, uint32_t
 /* Numbers of their values in place of some features' values; n_entries: of the lists. */
 static uint32_t make_lists(job *j, source *s, uint32_t *rows, uint32_t n, uint16_t *n_entries, uint32_t *entries)
 {
-    static uint32_t number[MAX_HIGH];
-    uint32_t n_all = 0, d = j->n_features;
+    static uint32_t number[MAX_FEATURES * MAX_HIGH];
+    static uint8_t seen[MAX_FEATURES * MAX_HIGH];
+    uint32_t low[4 * MAX_FEATURES], high[4 * MAX_FEATURES], most[MAX_FEATURES], start[MAX_FEATURES];
+    uint32_t n_all = 0, at = 0, d = j->n_features;
+    memset(seen, 0, sizeof seen);
+    td_key_survey(rows, n, d, low, high);
     for (uint32_t f = 0; f < d; f++) {
-        uint32_t high = 0, most = 1u + take(s, 1) % MAX_ROWS;
-        n_entries[f] = 0;
-        for (uint32_t i = 0; i < n; i++) high = rows[i * d + f] > high ? rows[i * d + f] : high;
-        if (high >= MAX_HIGH || toss(s)) continue;
-        uint32_t found = td_key_rank(rows + f, n, d, high, most, entries + n_all, number);
-        if (found <= most) n_all += n_entries[f] = (uint16_t)found;
+        most[f] = 1u + take(s, 1) % MAX_ROWS;
+        high[f] += low[f];
+        low[f] = 0;
+        if (high[f] >= MAX_HIGH || toss(s)) most[f] = 0;
     }
+    uint32_t had[MAX_FEATURES];
+    memcpy(had, most, sizeof had);
+    td_key_values(rows, n, d, low, high, most, seen);
+    for (uint32_t f = 0; f < d; f++) {
+        start[f] = most[f] ? at : TD_KEY_NO_LIST;
+        n_entries[f] = (uint16_t)most[f];
+        for (uint32_t value = 0, k = 0; most[f] && value <= high[f]; value++) {
+            number[at + value] = k;
+            if (seen[at + value]) entries[n_all + k++] = value;
+            require(value < high[f] || k == most[f]);
+        }
+        n_all += most[f];
+        at += had[f] ? high[f] + 1u : 0u;
+    }
+    td_key_stored(rows, n, d, low, start, number, rows);
     return n_all;
+}
+
+/* Less their least values, in place. */
+static void move(const job *j, uint32_t *rows, uint32_t n, uint32_t *offsets)
+{
+    uint32_t d = j->n_features, low[4 * MAX_FEATURES], high[4 * MAX_FEATURES], start[MAX_FEATURES];
+    td_key_survey(rows, n, d, low, high);
+    for (uint32_t f = 0; f < d; f++) {
+        start[f] = TD_KEY_NO_LIST;
+        offsets[f] = low[f];
+    }
+    td_key_stored(rows, n, d, low, start, NULL, rows);
 }
 
 /* Rows that were given, in the order of the keys. */
@@ -268,15 +297,18 @@ static uint32_t encode_keys(job *j, source *s, uint32_t first_row, uint32_t n, u
                             td_part_header *header)
 {
     static uint32_t entries[MAX_ROWS * MAX_FEATURES], rows[MAX_ROWS * MAX_FEATURES];
-    uint32_t unused[MAX_FEATURES], constant[MAX_FEATURES], key_bits[TD_MAX_KEY], base[MAX_FEATURES], d = j->n_features;
+    uint32_t constant[MAX_FEATURES], key_bits[TD_MAX_KEY], base[MAX_FEATURES], d = j->n_features;
+    uint32_t none[MAX_FEATURES] = {0}, varying[4 * MAX_FEATURES], scratch[8 * MAX_FEATURES];
     uint16_t n_entries[MAX_FEATURES];
     bool moved = toss(s);
     memcpy(rows, j->stored + first_row * d, n * d * sizeof *rows);
-    if (moved) td_key_survey(rows, n, d, j->offsets, unused, constant);
+    if (moved) move(j, rows, n, j->offsets);
     uint32_t n_all = toss(s) ? make_lists(j, s, rows, n, n_entries, entries) : 0u;
+    td_key_varying(rows, n, d, none, varying, scratch);
     for (uint32_t f = 0; f < d; f++) {
         constant[f] = td_low_mask(j->width);
         for (uint32_t i = 1; i < n; i++) constant[f] &= ~(rows[i * d + f] ^ rows[f]);
+        require(constant[f] == (td_low_mask(j->width) & ~varying[f]));
     }
     uint32_t n_key = choose_key(j, s, constant, key_bits);
     if (n_key == 0) return 0;
