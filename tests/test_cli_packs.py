@@ -6,10 +6,13 @@ import csv
 import json
 import lzma
 import os
+import pickle
 import subprocess
 import sys
+import sysconfig
 import zlib
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import cbor2
@@ -377,27 +380,58 @@ def test_tensorflow_gets_batches() -> None:
     assert np.array_equal(np.concatenate([y.numpy() for _, y in batches]), made.labels[order])
 
 
-class Tensors:
-    """What to_torch uses of torch, on NumPy: torch itself is too large for the tests."""
+def torch_python() -> tuple[str, dict[str, str]]:
+    """A Python with PyTorch, and its environment: this one, or the system's, which Debian's python3-torch is for."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(td.__file__).resolve().parents[1])}
+    version = f"import sys, torch; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    for python in (sys.executable, "/usr/bin/python3"):
+        tried = subprocess.run([python, "-c", version], capture_output=True, env=environment) if which(python) else None
+        if tried is not None and tried.returncode == 0:
+            return python, environment
+    reason = "no Python of this version with PyTorch: on Debian 12, apt-get install python3-torch for its Python 3.11"
+    assert "CI" not in os.environ, reason
+    pytest.skip(reason)
 
-    class Dataset:
-        pass
 
-    @staticmethod
-    def as_tensor(array: np.ndarray) -> np.ndarray:
-        return array
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_torch_loads_rows_when_it_asks(tmp_path: Path, kind: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(25, 2, 3)).astype(np.float32)
+    rows = rows if kind == "float" else (rows * 30).astype(np.int8)
+    made = td.pack(table_from_arrays(rows, np.arange(25) % 3), per_class=3)
+    made.save(tmp_path / "x.tdz")
+    python, environment = torch_python()
+    script, pack, found = GOLDEN.parent / "torch_rows.py", tmp_path / "x.tdz", tmp_path / "out.npz"
+    command = [python, script, sysconfig.get_path("platlib"), pack, found]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr  # torch warns of what it would rather not take
+    out = np.load(found)
+    for name in ("plain", "forked", "spawned"):
+        assert out[f"{name}_x"].dtype == made[:].dtype and np.array_equal(out[f"{name}_x"], made[:])
+        assert out[f"{name}_y"].dtype == np.int64 and np.array_equal(out[f"{name}_y"], made.labels)
+    assert np.array_equal(out["one_x"], made[7]) and out["one_x"].shape == (2, 3) and out["one_y"] == made.labels[7]
+    order = out["shuffled_y"], *out["shuffled_x"].reshape(25, 6).T
+    assert not np.array_equal(out["shuffled_x"], made[:])
+    expected = np.column_stack((made.labels, made[:].reshape(25, 6))).tolist()
+    assert sorted(np.column_stack(order).tolist()) == sorted(expected)  # each row once, with its label
+    assert sorted(out["split_x"].reshape(25, 6).tolist()) == sorted(made[:].reshape(25, 6).tolist())
+    weights = made.condensed.weights
+    assert np.abs(out["drawn"] / 2000 - weights / weights.sum()).max() < 0.05
+    assert out["losses"][-1] < out["losses"][0]
 
 
-def test_torch_gets_rows_when_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = plain_pack()
+def test_torch_is_named_when_it_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(td.TinyDreamError, match="pip install torch"):
-        made.to_torch()
-    for name in ("torch", "torch.utils", "torch.utils.data"):
-        monkeypatch.setitem(sys.modules, name, Tensors)
-    rows = made.to_torch()
-    assert len(rows) == 25 and np.array_equal(rows[7][0], made[7]) and rows[7][1] == made.labels[7]
-    assert [label for _, label in rows.__getitems__([3, 1])] == made.labels[[3, 1]].tolist()
+        plain_pack().to_torch()
+
+
+def test_a_pack_goes_to_another_process(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_pack(mixed)
+    monkeypatch.setattr("tinydream.packs.MAPPED", 0)
+    for made in (opened, open_pack(mixed)):  # in memory, and mapped from the disk
+        again = pickle.loads(pickle.dumps(made))
+        assert again.source == made.source and again[:].tolist() == made[:].tolist()
 
 
 def test_arrow_and_numpy(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,4 +126,7 @@ def to_torch(pack: Pack) -> Any:
             rows = torch.as_tensor(numbers(pack[indices]))
             return list(zip(rows, torch.as_tensor(labels[indices]), strict=True))
 
+        def __reduce__(self) -> Any:  # to a worker process that is not forked
+            return to_torch, (pack,)
+
     return Rows()

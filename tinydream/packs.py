@@ -6,6 +6,7 @@ import io
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,6 +62,12 @@ class Pack:
         self._meta = self._read_meta()
         self.schema, self._cut = self._read_schema()
         self.class_label = self._read_class_label()
+
+    def __reduce__(self) -> Any:
+        """To another process: the bytes; of a file that is mapped, its path."""
+        if isinstance(self.data, mmap.mmap):
+            return open_pack, (self.source,)
+        return partial(Pack, source=self.source), (self.data,)
 
     def _read_schema(self) -> tuple[Schema, Cut | None]:
         try:
