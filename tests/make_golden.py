@@ -38,6 +38,9 @@ def golden_packs() -> dict[str, Callable[[], Pack]]:
     spread = table_from_arrays(np.column_stack((near, few)).astype(np.int32), None)
     ramps = np.add.outer(np.arange(10) * 7, np.arange(9) * 5)[None, :, :, None] + random.integers(0, 9, (6, 10, 9, 1))
     colours = (ramps[:, :8, :8] * [1, 2, 1] + [9, 40, 80] * random.integers(0, 2, (6, 1, 1, 1))).astype(np.uint8)
+    swinging = 64 * random.integers(1, 4, (128, 3)) - random.integers(0, 2, (128, 3))
+    swinging[0], swinging[1] = 0, 255
+    following = np.column_stack((swinging, swinging[:, 0] * 3 // 8 + random.integers(0, 3, 128))).astype(np.int32)
     return {
         "masks.tdz": lambda: pack(table, per_class=4, method="entrogede"),
         "offsets.tdz": lambda: pack(table_from_arrays(offsets, np.arange(40) % 2)),
@@ -50,6 +53,7 @@ def golden_packs() -> dict[str, Callable[[], Pack]]:
         "fields.tdz": lambda: pack(every_type(), per_class=2),
         "order.tdz": lambda: pack(table, per_class=4, keep_order=True),
         "archive.tdz": lambda: pack(table, per_class=4, profile="archive", keep_order=True),
+        "transforms.tdz": lambda: pack(table_from_arrays(following, None), per_class=4),
         "windows.tdz": lambda: pack(series([np.arange(20) ** 2 % 97, np.arange(13) * 5], ["b", "a"], window=6, hop=4)),
     }
 

@@ -441,6 +441,7 @@ def test_rows_that_are_too_long_are_refused() -> None:
 
 
 HASHES = {
+    "transforms.tdz": "b1823ebc99b700bc4f8cbe76eaafa79057a376c14884bcf9b6d7f8bc74c99378",
     "masks.tdz": "f983773696288444fb4b6df1de97daa25210d9f2e8cb079c5f77633ca2fecac0",
     "offsets.tdz": "3fe0cac6703c5e5b1addd2a2b23d79e94d7a749288935cd1bf798eba55d0a86f",
     "replay.tdz": "c3f2ca8843012a8cdf22a3fd7c871c77a6cce1a5c262c121976cc649b6b03aef",
@@ -475,6 +476,8 @@ def test_golden_files_show_every_feature() -> None:
     assert lib.TD_PACK_WEIGHTS in sections_of((GOLDEN / "replay.tdz").read_bytes())
     assert open_pack(GOLDEN / "masks.tdz").classes == ("sit", "run")
     assert open_pack(GOLDEN / "wide.tdz").native.width == 32
+    kinds = {transform.factor != 0 for transform in open_pack(GOLDEN / "transforms.tdz").transforms}
+    assert kinds == {False, True}
 
 
 # ------------------------------------------------------------------ damaged and hostile bytes
@@ -556,7 +559,7 @@ def test_what_is_taken_reads_as_specified(name: str) -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(name=st.sampled_from(sorted(HASHES)), kind=st.integers(1, 6), seed=st.integers(0, 2**32))
+@given(name=st.sampled_from(sorted(HASHES)), kind=st.sampled_from([1, 2, 3, 4, 5, 6, 10]), seed=st.integers(0, 2**32))
 def test_hostile_sections(name: str, kind: int, seed: int) -> None:
     rng, sections = random.Random(seed), sections_of((GOLDEN / name).read_bytes())
     section = bytearray(sections.get(kind, b""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from make_golden import GOLDEN
 from spec_reader import read_tdz
 
 from tinydream._native import ffi, lib
@@ -149,7 +152,7 @@ def test_differences_are_chosen_where_they_save(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr("tinydream.packing.LARGE", 0)
     made = pack(table, per_class=8)
     with monkeypatch.context() as patch:
-        patch.setattr("tinydream.packing.plan_transforms", lambda *_: ())
+        patch.setattr("tinydream.packing.plan_transforms", lambda *_, **__: ())
         plain = pack(table, per_class=8)
     assert transforms_of(made) and not transforms_of(plain)
     assert len(made.data) < 0.8 * len(plain.data)
@@ -184,6 +187,36 @@ def test_columns_that_say_nothing_of_each_other_have_no_transforms() -> None:
 
 def test_a_bit_plan_shows_what_is_stored() -> None:
     made = pack(related())
-    assert any(line.startswith("x0* is stored as x0 - ") for line in transform_lines(made))
+    assert any(line.startswith("x0* is stored as x0 - 100 x1 - x2") for line in transform_lines(made))
     assert coded_names(made)[0] == "x0*" and coded_names(made)[4] == "x4"
-    assert bit_plan(made).entropy[0].sum() < 6 < bit_plan(pack(related(), method="entrogede")).entropy[0].sum()
+    assert bit_plan(made).entropy[0].sum() < 4 < bit_plan(pack(related(), method="entrogede")).entropy[0].sum()
+
+
+def test_gray_codes_are_chosen_where_values_swing_around_powers_of_two() -> None:
+    random = np.random.default_rng(8)
+    rows = 64 * random.integers(1, 4, (2000, 4)) - random.integers(0, 2, (2000, 4))
+    table = table_from_arrays(np.vstack((rows, [[0] * 4, [255] * 4])), None)
+    made = pack(table, per_class=8)
+    assert transforms_of(made) and all(t == Transform(t.feature) for t in transforms_of(made))
+    decoded = made.decode().astype(np.int64)
+    assert sorted(decoded.tolist()) == sorted(table.flat().tolist())
+    assert_all_read(made, decoded)
+    entropy = np.log2(6) * 4 / 8 * len(table)
+    assert len(made.data) < 1.4 * entropy < 0.8 * len(pack(table, per_class=8, method="entrogede").data)
+
+
+def test_a_core_without_transforms_refuses_them(tmp_path: Path) -> None:
+    core = Path(__file__).resolve().parent.parent / "c_src"
+    names = ("archive", "common", "decode", "fields", "file", "image", "open", "parts", "sample", "seek", "transform")
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "td.h"\nstatic uint8_t bytes[8192];\n'
+        "int main(void) { td_pack pack; uint32_t n = (uint32_t)fread(bytes, 1, sizeof bytes, stdin);\n"
+        'printf("%d", td_pack_open(&pack, bytes, n)); return 0; }\n'
+    )
+    program = tmp_path / "main"
+    sources = [str(core / f"{name}.c") for name in names]
+    command = ["cc", "-DTD_TRANSFORMS=0", f"-I{core}", str(tmp_path / "main.c"), *sources, "-o", str(program)]
+    subprocess.run(command, check=True)
+    for name, expected in (("transforms.tdz", lib.TD_E_UNSUPPORTED), ("masks.tdz", lib.TD_OK)):
+        with (GOLDEN / name).open("rb") as file:
+            assert int(subprocess.run([program], stdin=file, capture_output=True, check=True).stdout) == expected

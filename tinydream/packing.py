@@ -363,7 +363,7 @@ def _with_transforms(
         pieces = zip(np.split(some, ends), sortable, strict=True)
         return sum(_planned_size(np.ascontiguousarray(piece), width, method, by_key) for piece, by_key in pieces)
 
-    chosen = plan_transforms(rows[np.concatenate(members)], width, size)
+    chosen = plan_transforms(rows[np.concatenate(members)], width, size, gray=not all(sortable))
     if not chosen:
         return coded, b""
     section = b"".join(transform.record() for transform in chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Any
@@ -59,27 +60,75 @@ def apply_transforms(transforms: tuple[Transform, ...], rows: Rows, width: int) 
     return rows
 
 
-def plan_transforms(rows: Rows, width: int, size: Size) -> tuple[Transform, ...]:
+def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> tuple[Transform, ...]:
     """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
 
     `size`: bytes of a pack of rows like these. One after another is chosen: the one that promises to save the most bits
-    by a sample, and does so by `size`.
+    by a sample, and does so by `size`. `gray`: Gray codes are tried, too.
     """
     search = _Search(rows, width)
-    best, failures = 0, 0
-    while failures < FAILURES and len(search.chosen) < lib.TD_MAX_TRANSFORMS:
-        found = search.most_promising()
-        if found is None:
-            break
-        best = best or size(rows)
-        measured = size(apply_transforms(search.ordered((*search.chosen, found)), rows, width))
-        if measured + lib.TD_TRANSFORM_RECORD + best // LEAST_SHARE <= best:
-            best, failures = measured, 0
-            search.take(found)
-        else:
-            failures += 1
-            search.refuse(found)
+    if search.most_promising() is None and not (gray and search.gray_codes()):
+        return ()
+    plan = _Plan(rows, width, size, search)
+    plan.grow()
+    if plan.reconsider():
+        plan.grow()
+    if gray:
+        plan.add(search.gray_codes())
     return search.ordered(search.chosen)
+
+
+class _Plan:
+    """Keeps of what is promised that which makes rows smaller."""
+
+    def __init__(self, rows: Rows, width: int, size: Size, search: _Search) -> None:
+        self._rows, self._width, self._size, self._search = rows, width, size, search
+        self._best = size(rows)
+
+    def grow(self) -> None:
+        failures = 0
+        while failures < FAILURES and (found := self._search.most_promising()):
+            if self._saves((*self._search.chosen, found)):
+                self._search.take(found)
+                failures = 0
+            else:
+                self._search.refuse(found)
+                failures += 1
+
+    def reconsider(self) -> bool:
+        """Plans changed features anew without a feature that predicts them: what promises most may lead astray."""
+        found = False
+        for transform in self._search.chosen:
+            other = self._search.replanned(transform.feature, transform.other)
+            if other and self._saves(other.chosen):
+                self._search.become(other)
+                found = True
+        return found
+
+    def add(self, promised: list[Transform]) -> None:
+        failures = 0
+        for transform in promised:
+            if self._saves((*self._search.chosen, transform)):
+                self._search.take(transform)
+                failures = 0
+            else:
+                failures += 1
+            if failures == FAILURES:
+                break
+
+    def _saves(self, transforms: tuple[Transform, ...]) -> bool:
+        """Whether these take less than the best ones so far, a little for each that they are more."""
+        if len(transforms) > lib.TD_MAX_TRANSFORMS:
+            return False
+        more = max(0, len(transforms) - len(self._search.chosen))
+        measured = self._size(apply_transforms(self._search.ordered(transforms), self._rows, self._width))
+        if (
+            measured + more * (lib.TD_TRANSFORM_RECORD + self._best // LEAST_SHARE) > self._best
+            or measured == self._best
+        ):
+            return False
+        self._best = measured
+        return True
 
 
 class _Search:
@@ -95,7 +144,9 @@ class _Search:
         self._left = self._columns.copy()  # what the transforms chosen so far leave of them
         self._width = width
         self._cost = _spread(self._columns, width)
+        self._least = max(LEAST_BITS, float(self._cost.sum()) / (2 * LEAST_SHARE))
         self._refused: set[Transform] = set()
+        self._avoided: set[int] = set()
         self._clipped, self._norm = _clip(self._columns)
         self._promised: dict[int, tuple[float, Transform] | None] = {}
 
@@ -112,9 +163,38 @@ class _Search:
         found = max((item for item in self._promised.values() if item), key=lambda item: item[0], default=None)
         return found[1] if found else None
 
+    def gray_codes(self) -> list[Transform]:
+        """Those that lower the entropies of a feature's bits, also of what it has above its minimum; the best first."""
+        moved = self._left - self._left.min(axis=1, keepdims=True)
+        bits = np.minimum(_bit_entropy(self._left, self._width), _bit_entropy(moved, self._width))
+        saved = bits - _bit_entropy(self._left ^ self._left >> np.uint32(1), self._width)
+        order = np.argsort(-saved, kind="stable").tolist()
+        return [Transform(feature) for feature in order if saved[feature] >= self._least]
+
+    def replanned(self, feature: int, without: int) -> _Search | None:
+        """With other transforms of this feature that promise more; None when there are none."""
+        other = copy(self)
+        other._avoided = {without}
+        other.become(self)
+        other.chosen = tuple(transform for transform in self.chosen if transform.feature != feature)
+        other._left[feature] = self._columns[feature]
+        other._cost[feature] = _spread(self._columns[feature : feature + 1], self._width)[0]
+        while promised := other._promise(feature):
+            other.take(promised[1])
+        other._avoided = set()
+        return other if other._cost[feature] < self._cost[feature] - LEAST_BITS else None
+
+    def become(self, other: _Search) -> None:
+        """What the other search has found."""
+        self.chosen, self._left, self._cost = other.chosen, other._left.copy(), other._cost.copy()
+        self._promised, self._refused = {}, set(other._refused)
+
     def take(self, transform: Transform) -> None:
         feature = transform.feature
-        self.chosen = (*self.chosen, transform)
+        self.chosen = _joined(self.chosen, transform)
+        if transform.factor == 0:
+            self._left[feature] ^= self._left[feature] >> np.uint32(1)
+            return
         self._left[feature] = self._residue(transform)
         self._cost[feature] = _spread(self._left[feature : feature + 1], self._width)[0]
         self._promised = {f: item for f, item in self._promised.items()
@@ -130,7 +210,7 @@ class _Search:
         return feature == other or any(self._needs(t.other, other) for t in self.chosen if t.feature == feature)
 
     def _promise(self, feature: int) -> tuple[float, Transform] | None:
-        if self._cost[feature] < LEAST_BITS:
+        if self._cost[feature] < self._least:
             return None
         clipped, norm = _clip(self._left[feature : feature + 1])
         d = len(self._columns)
@@ -138,14 +218,14 @@ class _Search:
         alike = self._clipped[near.start : near.stop] @ clipped[0]
         found: list[Transform] = []
         for at in np.argsort(-np.abs(alike), kind="stable")[: TRIED + 1].tolist():
-            if alike[at] ** 2 >= LEAST_ALIKE and not self._needs(near[at], feature):
+            if alike[at] ** 2 >= LEAST_ALIKE and near[at] not in self._avoided and not self._needs(near[at], feature):
                 found += self._differences(feature, near[at], float(alike[at] * norm[0] / self._norm[near[at]]))
         if not found:
             return None
         left = _spread(np.stack([self._residue(t) for t in found]), self._width)
         at = int(np.argmin(left))
         saved = float(self._cost[feature] - left[at])
-        return (saved, self._turned(found[at])) if saved >= LEAST_BITS else None
+        return (saved, self._turned(found[at])) if saved >= self._least else None
 
     def _differences(self, feature: int, other: int, slope: float) -> list[Transform]:
         shift = min(max(0, PRECISION - int(np.floor(np.log2(abs(slope))))), 32 - self._width)
@@ -168,6 +248,17 @@ class _Search:
         return replace(transform, turn=(middle << 8) >> self._width)
 
 
+def _joined(transforms: tuple[Transform, ...], last: Transform) -> tuple[Transform, ...]:
+    """With another one; whole multiples of one feature become one."""
+    for at, t in enumerate(transforms):
+        alike = (t.feature, t.other, t.shift) == (last.feature, last.other, 0) and t.factor and last.factor
+        factor = t.factor + last.factor
+        if alike and last.shift == 0 and 0 < abs(factor) < 2**15:
+            merged = replace(t, factor=factor, turn=(t.turn + last.turn) % 256)
+            return (*transforms[:at], merged, *transforms[at + 1 :])
+    return (*transforms, last)
+
+
 def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Columns without their rare values, which would hide what they share: of mean 0 and length 1; their lengths."""
     n = columns.shape[1]
@@ -176,6 +267,15 @@ def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     clipped -= clipped.mean(axis=1, keepdims=True)
     norm = np.sqrt((clipped**2).sum(axis=1))
     return clipped / np.where(norm > 0, norm, 1)[:, None], norm
+
+
+def _bit_entropy(columns: Rows, width: int) -> npt.NDArray[np.float64]:
+    """Sum of the entropies of the bits of each row of `columns`."""
+    total = np.zeros(len(columns))
+    for bit in range(width):
+        share = np.clip((columns >> np.uint32(bit) & 1).mean(axis=1), 1e-12, 1 - 1e-12)
+        total -= share * np.log2(share) + (1 - share) * np.log2(1 - share)
+    return total
 
 
 def _spread(columns: Rows, width: int) -> npt.NDArray[np.float64]:
