@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sources_kit import write_rows
 
 import tinydream as td
-from tinydream import chunks, cli, parts, streaming
+from tinydream import chunked_files, cli, parts, streaming
 from tinydream.errors import DataError, TinyDreamError, UsageError
 from tinydream.inspection import verify
 from tinydream.packing import pack
@@ -23,21 +23,6 @@ from tinydream.packs import Pack, open_pack
 from tinydream.streaming import pack_file
 
 SMALL = 2**22
-
-
-def write_rows(path: Path, n: int, seed: int = 0) -> Path:
-    """Columns of all kinds; types that only show late, cells that are empty."""
-    random = np.random.default_rng(seed)
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "price", "city", "day", "late", "kind"])
-        days = np.datetime_as_string(np.datetime64("2024-01-01") + random.integers(0, 90, n)).tolist()
-        writer.writerows(
-            [i * 7, "" if i % 11 == 0 else round(float(p), 2), "abc"[i % 3] * (i % 4), days[i],
-             "0.5" if i == n - 1 else i % 9, f"k{i % 5 % 3}"]
-            for i, p in enumerate(random.normal(100, 20, n))
-        )  # fmt: skip
-    return path
 
 
 def contents(made: Pack) -> Counter[tuple[Any, ...]]:
@@ -56,7 +41,7 @@ def test_piece_by_piece_as_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if label == "price":
         source.write_text(source.read_text().replace(",,", ",1.25,"))
     at_once = pack(td.read(source, label=label, real=True if label == "price" else None))
-    monkeypatch.setattr(chunks, "CELL", 3000)  # many chunks, and parts of a few hundred rows
+    monkeypatch.setattr(chunked_files, "CELL", 3000)  # many chunks, and parts of a few hundred rows
     monkeypatch.setattr(parts.Parts, "_flush", checked(parts.Parts._flush))
     calls: list[tuple[int, int]] = []
     told = pack_file(source, tmp_path / "t.tdz", label=label, max_memory=SMALL, progress=lambda *c: calls.append(c),
@@ -83,7 +68,7 @@ def checked(flush: Any) -> Any:
 
 
 def test_parquet_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CELL", 3000)
+    monkeypatch.setattr(chunked_files, "CELL", 3000)
     frame = pd.read_csv(write_rows(tmp_path / "t.csv", 2000), parse_dates=["day"])
     frame.to_parquet(tmp_path / "t.parquet")
     pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz", label="kind", max_memory=SMALL)
@@ -104,7 +89,7 @@ def test_parquet_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_lossy_packs_know_their_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CELL", 9000)
+    monkeypatch.setattr(chunked_files, "CELL", 9000)
     values = np.random.default_rng(2).normal(size=(900, 3))
     np.save(tmp_path / "x.npy", values)
     told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", lossy_bits=6, max_memory=SMALL)
@@ -209,18 +194,22 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch:
 PEAK = """
 import json, sys, tracemalloc
 from tinydream.compiler import compile_model
+from tinydream.images import ImageOptions
 from tinydream.streaming import pack_file
-def peak():  # of the process where the system tells (getrusage would count the parent's); else of what Python allocates
+def memory(kind):  # of the process where the system tells (getrusage would count the parent's); else Python's own
     try:
-        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(kind))
     except OSError:
         return tracemalloc.get_traced_memory()[1] if tracemalloc.is_tracing() else tracemalloc.start() or 0
 options = json.loads(sys.argv[3])
 if "through" in options:
     options["through"] = compile_model(open(options["through"], "rb").read())
-before = peak()
+import pandas, pyarrow.parquet, PIL.PngImagePlugin  # which a first use would import
+if "images" in options:
+    options["images"] = ImageOptions(**options["images"])
+before = memory("VmRSS")
 told = pack_file(sys.argv[1], sys.argv[2], **options)
-print(told.rows, told.parts, peak() - before)
+print(told.rows, told.parts, memory("VmHWM") - before)
 """
 
 

@@ -12,50 +12,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flat import Builder
-from test_streaming import SMALL, contents, peak_of, write_rows
+from sources_kit import network, network_file, write_images, write_rows, write_waves
+from test_streaming import SMALL, contents, peak_of
 
 import tinydream as td
-from tinydream import chunks, files, parts, reduction
-from tinydream.compiler import compile_model
+from tinydream import chunked_files, files, parts, reduction
 from tinydream.errors import DataError, UsageError
+from tinydream.images import ImageOptions
 from tinydream.inspection import verify
-from tinydream.model import Model
 from tinydream.packing import pack
 from tinydream.packs import Pack
 from tinydream.streaming import pack_file
 
 
-def network(n_in: int, dtype: Any = np.int8) -> Model:
-    return compile_model(network_file(n_in, dtype))
-
-
-def network_file(n_in: int, dtype: Any = np.int8, n_embedding: int = 8) -> bytes:
-    """A dense layer that stays and one that learns, of three classes."""
-    random, builder = np.random.default_rng(5), Builder()
-    scale = None if dtype is np.float32 else 0.05
-
-    def constant(*shape: int) -> int:
-        real = random.normal(size=shape).astype(np.float32)
-        if dtype is np.float32:
-            return builder.constant(real, np.float32)
-        if len(shape) == 1:
-            return builder.constant(np.rint(real / 0.0005), np.int32, 0.0005)
-        return builder.constant(np.clip(np.rint(real / 0.01), -127, 127), np.int8, 0.01)
-
-    given = at = builder.tensor((1, n_in), dtype, scale)
-    for n_from, n_to, activation in ((n_in, n_embedding, 1), (n_embedding, 3, 0)):
-        out = builder.tensor((1, n_to), dtype, scale)
-        inputs = [at, constant(n_to, n_from), constant(n_to)]
-        builder.operator("FULLY_CONNECTED", inputs, [out], fusedActivationFunction=activation)
-        at = out
-    return builder.finish([given], [at])
-
-
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, and parts of a few hundred rows."""
-    monkeypatch.setattr(chunks, "CELL", 3000)
+    monkeypatch.setattr(chunked_files, "CELL", 3000)
     flush = parts.Parts._flush
 
     def small(self: Any, number: int) -> bytes:
@@ -333,6 +306,7 @@ class Faults:
 MODES: dict[str, dict[str, Any]] = {
     "rows": {}, "model": {"through": network(2)}, "order": {"keep_order": True},
     "archive": {"profile": "archive", "keep_order": True}, "replay": {"replay": 9, "through": network(2)},
+    "images": {"images": ImageOptions(), "keep_order": True}, "waves": {"window": 9, "hop": 3, "keep_order": True},
 }  # fmt: skip
 
 
@@ -341,13 +315,19 @@ def test_interrupted_at_any_step_the_old_file_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """Every write, read and seek of the output and of temporary files, and every report of progress."""
-    source, target = tmp_path / "t.csv", tmp_path / "t.tdz"
-    source.write_text("a,b,y\n" + "".join(f"{i % 50},{i % 7 - 3},{i % 3}\n" for i in range(200)))
+    source, target, label = tmp_path / "t.csv", tmp_path / "t.tdz", None
+    if mode == "images":
+        source = write_images(tmp_path / "set", 9)
+    elif mode == "waves":
+        source = write_waves(tmp_path / "set", [90, 50, 70])
+    else:
+        source.write_text("a,b,y\n" + "".join(f"{i % 50},{i % 7 - 3},{i % 3}\n" for i in range(200)))
+        label = "y"
     before = sorted(path.name for path in tmp_path.iterdir())
     faults = Faults(monkeypatch)
 
     def run() -> None:
-        pack_file(source, target, label="y", progress=faults.step, **MODES[mode])
+        pack_file(source, target, label=label, progress=faults.step, **MODES[mode])
 
     run()
     whole, steps = target.read_bytes(), faults.n

@@ -39,7 +39,7 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="files that would take more, about, are packed piece by piece (default 256MB)",
+        help="what would take more, about, is packed piece by piece (default 256MB); temporary files lie beside OUTPUT",
     )
     made.add_argument("--keep-order", action="store_true", help="row i of the pack is row i of SOURCE (larger)")
     made.add_argument(
@@ -133,12 +133,9 @@ def _pack(options: argparse.Namespace) -> None:
 
     _check_taken(options)
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
-    if too_large(options.source, memory):
-        if not options.images:
-            _pack_file(options, memory)
-            return
-        if options.max_memory is not None:
-            raise UsageError("--max-memory does not go with --images: these take all rows at once")
+    if too_large(options.source, memory, window=options.window, hop=options.hop):
+        _pack_file(options, memory)
+        return
     _pack_whole(options)
 
 
@@ -160,7 +157,8 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
     label, names = _labels(options)
     told = pack_file(
         options.source, options.output, label=label, labels=options.labels, classes=names,
-        real=True if options.real else None, per_class=options.per_class, method=options.method,
+        real=True if options.real else None, window=options.window, hop=options.hop, tile=options.tile,
+        images=_image_options(options), per_class=options.per_class, method=options.method,
         through=compile_model(Path(options.through), options.cut) if options.through else None,
         lossy_bits=_lossy_bits(options), resolution=options.resolution, keep_order=options.keep_order,
         profile=options.profile, replay=options.replay, seed=options.seed, max_memory=memory, progress=shown.progress,
@@ -168,9 +166,11 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
     shown.close()
     raw = told.rows * (4 * sum(field.size for field in told.schema.features) + 1)
     facts = {"rows": told.rows, "samples": told.samples, "features": told.features, "bytes": told.bytes,
-             "bytes_raw_float32": raw, "psnr": None, "schema": told.schema.as_list(), "streamed": True,
-             "parts": told.parts, "embedding_error": told.embedding_error, "left_out": []}  # fmt: skip
-    _pack_answer(options, facts, told.schema, [f"packed piece by piece, in {told.parts} parts"])
+             "bytes_raw_float32": raw, "psnr": told.psnr, "schema": told.schema.as_list(), "streamed": True,
+             "parts": told.parts, "embedding_error": told.embedding_error,
+             "left_out": list(told.left_out)}  # fmt: skip
+    notes = [*told.left_out, f"packed piece by piece, in {told.parts} parts", *_quality_notes(options, told.psnr)]
+    _pack_answer(options, facts, told.schema, notes)
 
 
 def _pack_whole(options: argparse.Namespace) -> None:
@@ -198,11 +198,15 @@ def _pack_whole(options: argparse.Namespace) -> None:
     notes = list(table.left_out)
     if packed.facts()["windows"]:
         notes.append(f"what windows share is stored once, in {packed.native.n_rows:,} blocks of {packed.n_features}")
-    if packed.psnr is not None:
-        exact = np.isinf(packed.psnr)
-        notes.append(f"at quality {options.quality} pixels are " + ("as they were" if exact else
-                     f"not as they were: {packed.psnr:.2f} dB PSNR"))  # fmt: skip
+    notes += _quality_notes(options, packed.psnr)
     _pack_answer(options, facts, packed.schema, notes)
+
+
+def _quality_notes(options: argparse.Namespace, psnr: float | None) -> list[str]:
+    if psnr is None:
+        return []
+    told = "as they were" if np.isinf(psnr) else f"not as they were: {psnr:.2f} dB PSNR"
+    return [f"at quality {options.quality} pixels are {told}"]
 
 
 def _pack_answer(options: argparse.Namespace, facts: dict[str, Any], schema: Any, notes: list[str]) -> None:
@@ -229,9 +233,9 @@ def _lossy_bits(options: argparse.Namespace) -> int | None:
     return int(value)
 
 
-def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The table, and how to pack it when its rows are images (else None)."""
-    from .images import ImageOptions, holds_images, read_images
+def _image_options(options: argparse.Namespace) -> Any:
+    """How to pack rows that are images; None: they are none, or embeddings of images."""
+    from .images import ImageOptions, holds_images
 
     chosen = ImageOptions(
         False if options.no_colour_transform else None, False if options.no_dct else None,
@@ -242,12 +246,21 @@ def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
             raise UsageError("--lossy and --resolution are of real numbers; images become smaller with --quality")
         if options.window or options.hop:
             raise UsageError("images have no windows; leave --window and --hop out, or cut them by --tile")
-        names = options.classes.split(",") if options.classes else None
-        table = read_images(options.source, tile=options.tile, classes=names)
-        return table, None if options.through else chosen
+        return None if options.through else chosen
     if not options.images and (options.tile or chosen != ImageOptions()):
         raise UsageError("options of images, but the rows are none; give a folder of folders of images, or --images")
-    return read_source(options), chosen if options.images else None
+    return chosen if options.images else None
+
+
+def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The table, and how to pack it when its rows are images (else None)."""
+    from .images import holds_images, read_images
+
+    images = _image_options(options)
+    if holds_images(options.source):
+        names = options.classes.split(",") if options.classes else None
+        return read_images(options.source, tile=options.tile, classes=names), images
+    return read_source(options), images
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,14 @@ from .errors import DataError, UsageError
 from .folders import class_files
 from .table import Table, table_from_arrays
 
-__all__ = ["ImageOptions", "Transformed", "holds_images", "psnr", "read_images", "transforms"]
+__all__ = [
+    "ImageFolder", "ImageOptions", "ImageTransform", "Transformed", "decibels", "holds_images", "image_bytes",
+    "possible", "psnr", "read_images", "transforms",
+]  # fmt: skip
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+LOOKED_AT = 32  # files whose sizes stand for those of a folder
+Taken = TypeVar("Taken")
 # Where the 8 coefficients of one dimension lie, and how many times as large as those of an orthonormal DCT they are.
 FREQUENCIES = (0, 4, 6, 2, 7, 1, 5, 3)
 GAINS = (8**-0.5, 2**-0.5, 1.0, 2.0, 2**-0.5, 2.0, 1.0, 2**0.5)
@@ -60,66 +65,106 @@ class Transformed:
     psnr: float | None
 
 
+@dataclass(frozen=True)
+class ImageTransform:
+    """One way to store images; `section` says how to undo it."""
+
+    section: bytes
+
+    @property
+    def flags(self) -> int:
+        """Which steps it has."""
+        return self.section[5]
+
+    @property
+    def loses(self) -> bool:
+        """Whether pixels come back changed."""
+        return bool(self.flags & lib.TD_IMAGE_QUANTISED)
+
+    def forward(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Pixels (n, values an image) as they are stored."""
+        rows = np.ascontiguousarray(pixels, dtype=np.int32).copy()
+        _each_row(lib.td_image_forward, self.section, rows)
+        return rows
+
+    def inverse(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Stored rows as the pixels that a reader gives."""
+        pixels = rows.copy()
+        _each_row(lib.td_image_inverse, self.section, pixels)
+        return pixels
+
+
+def possible(
+    options: ImageOptions, shape: tuple[int, ...], dtype: np.dtype[Any], low: int, high: int, source: str
+) -> list[ImageTransform]:  # fmt: skip
+    """The transforms that the options allow for images of this shape and type, with values from `low` to `high`.
+
+    Shapes are (height, width) or (height, width, channels). Raises DataError when these are no images, UsageError for
+    options that cannot be had.
+    """
+    height, width, channels = _three(shape, dtype, source)
+    if low < -(2**31) or high >= 2**31:
+        raise DataError(f"{source}: values from {low} to {high} do not fit in signed 32 bits")
+    if options.quality is not None and not 1 <= options.quality <= 100:
+        raise UsageError(f"a quality of {options.quality}; it goes from 1 to 100")
+    if options.quality is not None and options.dct is False:
+        raise UsageError("a quality is one of DCT coefficients; leave either out")
+    if options.colour and channels != 3:
+        raise UsageError(f"{source}: images of {channels} channels have no colour transform; it takes 3")
+    colours = (bool(options.colour),) if options.colour is not None or channels != 3 else (False, True)
+    if options.quality is not None:
+        dcts = {True}
+    else:
+        dcts = {False, height >= 8 and width >= 8} if options.dct is None else {options.dct}
+    limits = _limits(dtype, low, high)
+    return [
+        _transform((height, width, channels), colour, dct, options.quality, limits)
+        for colour, dct in itertools.product(colours, sorted(dcts))
+    ]
+
+
 def transforms(table: Table, options: ImageOptions) -> Iterator[Transformed]:
     """The table's images under each transform that the options allow.
 
     Values are (n, height, width) or (n, height, width, channels) integers. Raises DataError when they are not,
     UsageError for options that cannot be had.
     """
-    height, width, channels = _shape(table)
-    if options.quality is not None and not 1 <= options.quality <= 100:
-        raise UsageError(f"a quality of {options.quality}; it goes from 1 to 100")
-    if options.quality is not None and options.dct is False:
-        raise UsageError("a quality is one of DCT coefficients; leave either out")
-    if options.colour and channels != 3:
-        raise UsageError(f"{table.source}: images of {channels} channels have no colour transform; it takes 3")
-    colours = (bool(options.colour),) if options.colour is not None or channels != 3 else (False, True)
-    if options.quality is not None:
-        dcts = {True}
-    else:
-        dcts = {False, height >= 8 and width >= 8} if options.dct is None else {options.dct}
-    for colour, dct in itertools.product(colours, sorted(dcts)):
-        yield _transform(table, (height, width, channels), colour, dct, options.quality)
+    _three(table.values.shape[1:], table.values.dtype, table.source)
+    pixels = table.flat()
+    low, high = int(pixels.min()), int(pixels.max())
+    for way in possible(options, table.values.shape[1:], pixels.dtype, low, high, table.source):
+        rows = way.forward(pixels)
+        yield Transformed(rows, way.section, psnr(pixels, way.inverse(rows), high - low) if way.loses else None)
 
 
-def _shape(table: Table) -> tuple[int, int, int]:
-    shape = table.values.shape[1:]
+def _three(shape: tuple[int, ...], dtype: np.dtype[Any], source: str) -> tuple[int, int, int]:
     if len(shape) == 2:
         shape = (*shape, 1)
-    if len(shape) != 3 or table.values.dtype.kind not in "iub":
+    if len(shape) != 3 or dtype.kind not in "iub":
         raise DataError(
-            f"{table.source}: images are integers (n, height, width) or (n, height, width, channels), "
-            f"not {table.values.dtype} {table.values.shape}"
+            f"{source}: images are integers (n, height, width) or (n, height, width, channels), "
+            f"not {dtype} {('n', *shape)}"
         )
     if np.prod(shape) > lib.TD_MAX_FEATURES or shape[2] > 255:
         raise DataError(
-            f"{table.source}: images of {shape[0]} x {shape[1]} x {shape[2]} have {np.prod(shape)} values; at most "
+            f"{source}: images of {shape[0]} x {shape[1]} x {shape[2]} have {np.prod(shape)} values; at most "
             f"{lib.TD_MAX_FEATURES} make a row. Scale them down, or cut them into tiles (tile=, --tile)"
         )
     return shape
 
 
-def _transform(table: Table, shape: tuple[int, int, int], colour: bool, dct: bool, quality: int | None) -> Transformed:
-    pixels = table.flat()
-    low, high = int(pixels.min()), int(pixels.max())
-    if low < -(2**31) or high >= 2**31:
-        raise DataError(f"{table.source}: values from {low} to {high} do not fit in signed 32 bits")
+def _transform(
+    shape: tuple[int, int, int], colour: bool, dct: bool, quality: int | None, limits: tuple[int, int]
+) -> ImageTransform:
     flags = colour * lib.TD_IMAGE_COLOUR | dct * lib.TD_IMAGE_DCT
-    limits, steps = (0, 0), b""
+    steps = b""
     if quality is not None:
         flags |= lib.TD_IMAGE_QUANTISED
-        limits = _limits(pixels.dtype, low, high)
         tables = (LUMA, CHROMA if colour else LUMA)[: min(shape[2], 2)]
         steps = b"".join(_steps(steps, quality) for steps in tables)
-    section = struct.pack("<HHBBHii", *shape, flags, 0, *limits) + steps
-    check(lib.td_image_check(section, len(section), pixels.shape[1]), "describing images")
-    rows = np.ascontiguousarray(pixels, dtype=np.int32).copy()
-    _each_row(lib.td_image_forward, section, rows)
-    if quality is None:
-        return Transformed(rows, section, None)
-    restored = rows.copy()
-    _each_row(lib.td_image_inverse, section, restored)
-    return Transformed(rows, section, psnr(pixels, restored, high - low))
+    section = struct.pack("<HHBBHii", *shape, flags, 0, *(limits if quality is not None else (0, 0))) + steps
+    check(lib.td_image_check(section, len(section), shape[0] * shape[1] * shape[2]), "describing images")
+    return ImageTransform(section)
 
 
 def _limits(dtype: np.dtype[Any], low: int, high: int) -> tuple[int, int]:
@@ -145,8 +190,62 @@ def _each_row(transform: Any, section: bytes, rows: npt.NDArray[np.int32]) -> No
 
 def psnr(pixels: npt.NDArray[Any], restored: npt.NDArray[Any], peak: int) -> float:
     """Peak signal-to-noise ratio in dB; infinity when all are equal. `peak`: the largest difference that could be."""
-    error = float(np.mean((pixels.astype(np.float64) - restored) ** 2))
+    return decibels(float(np.mean((pixels.astype(np.float64) - restored) ** 2)), peak)
+
+
+def decibels(error: float, peak: int) -> float:
+    """The PSNR of a mean square error."""
     return float("inf") if error == 0 else float(10 * np.log10(max(peak, 1) ** 2 / error))
+
+
+class ImageFolder:
+    """A folder of images by class, of which only sizes and kinds are known until they are read.
+
+    `classes`: none when images lie in the folder itself. `shape` and `dtype`: of the rows, of which there are `n_rows`.
+    `largest`: bytes of the pixels of one file. `left_out`: what of the folder is no image, for people.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], tile: int | None = None, classes: Sequence[str] | None = None
+    ) -> None:
+        """As for `read_images`."""
+        if tile is not None and tile < 1:
+            raise UsageError(f"tiles of {tile} pixels; they have a side of at least 1")
+        found = class_files(folder, SUFFIXES, classes)
+        if not found.files:
+            raise DataError(
+                f"{folder}: no images; put a folder for each class there, with {', '.join(SUFFIXES)} files in it"
+            )
+        self.source, self.classes, self.left_out = str(folder), found.classes, found.left_out
+        self._files, self._tile = found.files, tile
+        sizes = [_image(path, _size) for path, _ in self._files]
+        first, name = sizes[0], self._files[0][0].name
+        for (path, _), size in zip(self._files, sizes, strict=True):
+            if size.depth != first.depth:
+                raise DataError(
+                    f"{path}: pixels of {size.depth} bits, but {name} has {first.depth}; make all one depth"
+                )
+            if tile and (size.height % tile or size.width % tile):
+                raise DataError(f"{path}: tiles of {tile} do not divide {size.height} x {size.width} pixels")
+            if not tile and (size.height, size.width) != (first.height, first.width):
+                raise DataError(
+                    f"{path}: {size.height} x {size.width} pixels, but {name} has {first.height} x {first.width}; "
+                    "scale them to one size, or cut them into tiles (tile=, --tile)"
+                )
+        self.colour = any(size.colour for size in sizes)
+        self.dtype = _pixel_type(first.depth)
+        self.shape = ((tile, tile) if tile else (first.height, first.width)) + (3,) * self.colour
+        areas = [size.height * size.width for size in sizes]
+        self.n_rows = sum(areas) // (self.shape[0] * self.shape[1])
+        self.largest = max(areas) * (3 if self.colour else 1) * self.dtype.itemsize
+
+    def read(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """The class and the rows (n, *shape) of each file."""
+        for path, name in self._files:
+            pixels = _image(path, _pixels)
+            if self.colour and pixels.ndim == 2:
+                pixels = np.repeat(pixels[..., None], 3, axis=2)
+            yield name, _tiles(pixels, self._tile) if self._tile else pixels[None]
 
 
 def read_images(
@@ -159,33 +258,20 @@ def read_images(
     different sizes or depths, kinds that would lose something (transparency, CMYK, several pictures, colours of 16
     bits), and sides that the tile does not divide; UsageError without Pillow (extra `images`).
     """
-    if tile is not None and tile < 1:
-        raise UsageError(f"tiles of {tile} pixels; they have a side of at least 1")
-    found = class_files(folder, SUFFIXES, classes)
-    if not found.files:
-        raise DataError(
-            f"{folder}: no images; put a folder for each class there, with {', '.join(SUFFIXES)} files in it"
-        )
-    read = [(path, *_load(path)) for path, _ in found.files]
-    arrays = [array for _, array, _ in read]
-    first = read[0]
-    if any(array.ndim == 3 for array in arrays):
-        arrays = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2) for array in arrays]
-    for (path, _, depth), array in zip(read, arrays, strict=True):
-        if depth != first[2]:
-            raise DataError(f"{path}: pixels of {depth} bits, but {first[0].name} has {first[2]}; make all one depth")
-        if tile and (array.shape[0] % tile or array.shape[1] % tile):
-            raise DataError(f"{path}: tiles of {tile} do not divide {array.shape[0]} x {array.shape[1]} pixels")
-        if not tile and array.shape != arrays[0].shape:
-            raise DataError(
-                f"{path}: {array.shape[0]} x {array.shape[1]} pixels, but {first[0].name} has {arrays[0].shape[0]} "
-                f"x {arrays[0].shape[1]}; scale them to one size, or cut them into tiles (tile=, --tile)"
-            )
-    pieces = [_tiles(array, tile) if tile else array[None] for array in arrays]
-    labels = [name for (_, name), piece in zip(found.files, pieces, strict=True) for _ in piece]
+    found = ImageFolder(folder, tile, classes)
+    read = list(found.read())
+    labels = [name for name, rows in read for _ in rows]
     named = (labels, found.classes) if found.classes else (None, None)
-    table = table_from_arrays(np.concatenate(pieces), named[0], classes=named[1], source=str(folder))
-    return replace(table, left_out=found.left_out)
+    rows = np.concatenate([rows for _, rows in read])
+    return replace(table_from_arrays(rows, named[0], classes=named[1], source=found.source), left_out=found.left_out)
+
+
+def image_bytes(folder: str | os.PathLike[str]) -> int:
+    """What the pixels of a folder of images take, about: by the sizes of some."""
+    paths = [path for path, _ in class_files(folder, SUFFIXES).files]
+    looked = [_image(path, _size) for path in paths[:: len(paths) // LOOKED_AT + 1]]
+    sizes = [size.height * size.width * (3 if size.colour else 1) * _pixel_type(size.depth).itemsize for size in looked]
+    return sum(sizes) * len(paths) // len(looked)
 
 
 def holds_images(folder: str | os.PathLike[str]) -> bool:
@@ -193,8 +279,33 @@ def holds_images(folder: str | os.PathLike[str]) -> bool:
     return Path(folder).is_dir() and bool(class_files(folder, SUFFIXES).files)
 
 
-def _load(path: Path) -> tuple[npt.NDArray[Any], int]:
-    """Pixels of an image, and their bits."""
+class _Size(NamedTuple):
+    height: int
+    width: int
+    colour: bool
+    depth: int  # bits of a pixel, or of each of its colours
+
+
+def _size(image: Any) -> _Size:
+    """Of an image, whose pixels are not read."""
+    depth = (
+        16 if image.mode.startswith("I;16") else {"1": 1, "I": 32 if image.format == "TIFF" else 16}.get(image.mode, 8)
+    )
+    return _Size(image.height, image.width, image.mode in ("RGB", "P"), depth)
+
+
+def _pixel_type(depth: int) -> np.dtype[Any]:
+    return np.dtype({1: np.uint8, 8: np.uint8, 16: np.uint16}.get(depth, np.int32))
+
+
+def _pixels(image: Any) -> npt.NDArray[Any]:
+    """(height, width), or (height, width, 3) of colours."""
+    kind = _pixel_type(_size(image).depth)
+    return np.asarray(image.convert("RGB") if image.mode == "P" else image).astype(kind)
+
+
+def _image(path: Path, take: Callable[[Any], Taken]) -> Taken:
+    """What `take` takes of the opened image. Raises DataError."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -203,9 +314,7 @@ def _load(path: Path) -> tuple[npt.NDArray[Any], int]:
         with Image.open(path) as image:
             lost = _would_lose(image)
             if not lost:
-                pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
-                depth = {"1": 1, "I": 32 if image.format == "TIFF" else 16}.get(image.mode, 8 * pixels.itemsize)
-                return pixels.astype({1: np.uint8, 8: np.uint8, 16: np.uint16}.get(depth, np.int32)), depth
+                return take(image)
     except Exception as error:  # the bytes are not trusted, and many parsers run here
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
     raise DataError(f"{path}: {lost} would lose something as grey or RGB; convert it first")

@@ -102,7 +102,7 @@ def _pack_mcu(
     if replay is not None:
         return _pack_replay(table, replay, method, seed, through, images, scale, meta)
     if images is not None:
-        return _encode_images(
+        return encode_images(
             table, _groups(table, per_class, method), None, method, per_class, images, keep_order, meta
         )
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
@@ -152,12 +152,12 @@ def pack_samples(
     if images is not None:
         pixels = rounded.astype(like.dtype).reshape(len(rounded), *like.shape[1:])
         table = Table(pixels, samples.labels, samples.classes, source)
-        return _encode_images(table, group, samples.weights, method, most, images)
+        return encode_images(table, group, samples.weights, method, most, images)
     table = Table(rounded, samples.labels, samples.classes, source)
     return _encode(table, group, samples.weights, method, through, most, meta, scale=scale)
 
 
-def _encode_images(
+def encode_images(
     table: Table,
     group: Groups,
     weights: npt.NDArray[np.float64] | None,
@@ -167,7 +167,10 @@ def _encode_images(
     keep_order: bool = False,
     meta: dict[str, Any] | None = None,
 ) -> Pack:
-    """Under the transforms that the options allow; the smallest pack. Its rows are read as pixels of the type given."""
+    """Under the transforms that the options allow; the smallest pack. Its rows are read as pixels of the type given.
+
+    `group` and `most`: as for _encode.
+    """
     if table.targets:
         raise DataError(f"{table.source}: images have classes; labels that are real numbers or several do not go")
     shape = table.values.shape[1:]
@@ -291,7 +294,7 @@ def _encode(
     described = schema_section(
         n_rows=len(rows), n_samples=int(coded.begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
         n_parts=len(coded.parts) // lib.TD_PART_RECORD, width=width, low=minimum, high=minimum + int(rows.max()),
-        model=model, scale=scale, image=image,
+        model=model, scale=scale, image=image is not None,
     )  # fmt: skip
     sections = {
         lib.TD_PACK_SCHEMA: described,
@@ -333,7 +336,7 @@ def _encode_parts(
     order = np.argsort(labels, kind="stable") if group is None else np.lexsort((group, labels))
     sorted_labels = labels[order]
     parts, blobs, starts, stored, at = b"", [], [], [], 0
-    shared = None if class_wise else _shared_plan(rows, width, method)
+    shared = None if class_wise else shared_plan(rows, width, method)
     for label in np.flatnonzero(np.bincount(labels)):
         members = order[sorted_labels == label]
         blob, header, begins, own = best_part(
@@ -449,7 +452,7 @@ def part_record(header: Any, offset: int, label: int) -> bytes:
 
 def schema_section(
     *, n_rows: int, n_samples: int, n_features: int, n_classes: int, n_parts: int, width: int, low: int, high: int,
-    model: Model | None = None, scale: float = 1.0, image: Transformed | None = None,
+    model: Model | None = None, scale: float = 1.0, image: bool = False,
 ) -> bytes:  # fmt: skip
     """The section of that name; `low` and `high`: the smallest and the largest value."""
     zero_point, model_hash = (model.embedding_zero_point, model.embedding_hash) if model else (0, 0)
@@ -460,7 +463,7 @@ def schema_section(
         np.array([low], dtype="<i4").tobytes(),
         np.array([scale], dtype="<f4").tobytes(),
         np.array([zero_point], dtype="<i4").tobytes(),
-        np.array([model_hash, image is not None], dtype="<u4").tobytes(),
+        np.array([model_hash, image], dtype="<u4").tobytes(),
     ))  # fmt: skip
 
 
@@ -521,12 +524,15 @@ def best_part(
     return data, header, starts, order
 
 
-def _shared_plan(rows: npt.NDArray[np.uint32], width: int, method: str) -> SharedPlan:
-    """One plan for all classes: on the values, or on those less their minimum over all rows."""
+def shared_plan(
+    rows: npt.NDArray[np.uint32], width: int, method: str, offsets: npt.NDArray[np.uint32] | None = None
+) -> SharedPlan:
+    """One plan for all classes: on the values, or on those less `offsets`, by default their minimum over all rows."""
     mask, result = plan_bits(rows, width, method)
     if method in PUBLISHED:
         return mask, None
-    offsets = np.ascontiguousarray(rows.min(axis=0))
+    if offsets is None:
+        offsets = np.ascontiguousarray(rows.min(axis=0))
     other, moved = plan_bits(rows - offsets, width, method)
     return (mask, None) if result.size_bits <= moved.size_bits else (other, offsets)
 

@@ -114,7 +114,7 @@ class Parts:
         self.records: list[bytes] = []
         self.n_rows = self.n_samples = 0
         self._most_value, self._method, self._sequence = plan.high, method, sequence
-        self._positions, self._archive = positions, archive
+        self._positions, self._archive, self._shared = positions, archive, plan.shared
         # While a part is encoded there are its rows a few times, its keys, their order and its bytes.
         self._part_rows = max(16, memory * 2 // 3 // (32 * plan.n_stored + 150))
         self._most_rows = max(16, memory // 3 // (4 * plan.n_stored + 4))
@@ -131,6 +131,10 @@ class Parts:
         ends = np.flatnonzero(np.diff(classes[order])) + 1
         for members in np.split(order, ends):
             number = int(classes[members[0]])
+            if self._sequence and not self._positions:  # parts then follow each other as the rows do
+                for other in [waiting for waiting in self._waiting if waiting != number]:
+                    while self._n_waiting.get(other):
+                        yield self._flush(other)
             given = (members + self._n_taken).astype(np.uint32)
             self._waiting.setdefault(number, []).append((rows[members], given))
             self._n_waiting[number] = self._n_waiting.get(number, 0) + len(members)
@@ -165,7 +169,9 @@ class Parts:
     def _part(self, rows: Unsigned, given: Unsigned, number: int) -> bytes:
         members = np.arange(len(rows))
         group = np.zeros(len(rows), dtype=np.uint32) if self._sequence else None
-        data, header, begins, order = best_part(rows, self.width, self._method, group, members, self._most, None)
+        data, header, begins, order = best_part(
+            rows, self.width, self._method, group, members, self._most, self._shared
+        )
         if self._archive:
             data, header = b"", ffi.new("td_part_header *", {"n_bases": 1, "flags": lib.TD_PART_ARCHIVE})
             header.n_rows = len(rows)

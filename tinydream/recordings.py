@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ from .errors import DataError, UsageError
 from .folders import class_files
 from .table import Column, Table, Windows, make_column, table_from_arrays, with_labels
 
-__all__ = ["read_wave", "read_waves", "series"]
+__all__ = ["Recordings", "read_waves", "series"]
 
 PCM, REAL, EXTENSIBLE = 1, 3, 0xFFFE  # format tags of .wav files
 ENDLESS = 0x7FFFFF00  # from here on the size of a chunk means: to the end, as writers into a pipe do not know it
+MOST_DESCRIBED = 64  # bytes of a description that are looked at
 Array = npt.NDArray[Any]
 
 
@@ -79,73 +80,126 @@ def read_waves(
     Recordings that are shorter than a window are left out, and `left_out` of the table says so. Raises DataError;
     UsageError without a window.
     """
-    folder = Path(folder)
-    found = class_files(folder, (".wav",))
-    if not found.files:
-        raise DataError(f"{folder}: no .wav files in it or in its folders")
-    if window is None or window < 1 or (hop is not None and hop < 1):
-        raise UsageError(
-            f"{folder}: say how many samples a window of the recordings has (window=, --window), and where windows "
-            "overlap after how many the next one starts (hop=, --hop); both are at least 1"
-        )
-    read = [(path, name, *read_wave(path)) for path, name in found.files]
-    first = read[0]
-    for path, _, run, rate in read:
-        if _format(run, rate) != _format(*first[2:]):
-            raise DataError(f"{path}: {_format(run, rate)}, but {first[0].name} has {_format(*first[2:])}; make all "
-                            "recordings one format")  # fmt: skip
-    kept = [(run, name) for _, name, run, _ in read if len(run) >= window]
-    short = [path for path, _, run, _ in read if len(run) < window]
-    if not kept:
-        raise DataError(f"{folder}: no recording has a whole window of {window} samples")
-    told = (f"{len(short)} recordings shorter than a window left out, such as {short[0]}",) if short else ()
-    runs, names = [run for run, _ in kept], [name for _, name in kept]
-    table = series(runs, names if found.classes else None, window=window, hop=hop, classes=classes, source=str(folder))
-    return replace(table, left_out=(*told, *found.left_out))
+    found = Recordings(folder, window, hop)
+    runs = [found.read(run) for run in range(len(found))]
+    table = series(runs, found.names if found.classes else None, window=found.window, hop=hop, classes=classes,
+                   source=found.source)  # fmt: skip
+    return replace(table, left_out=found.left_out)
 
 
-def _format(run: Array, rate: int) -> str:
-    return f"{rate} Hz, {run.shape[1]} channels of {run.dtype}"
+class Recordings:
+    """The .wav files of a folder that have a whole window; only lengths and format are known until they are read.
+
+    `names`: the class of each, of `classes`; without any the classes are none. `lengths`: samples of each. `left_out`:
+    what of the folder is not among them, for people.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], window: int | None, hop: int | None) -> None:
+        """As for `read_waves`."""
+        found = class_files(folder, (".wav",))
+        if not found.files:
+            raise DataError(f"{folder}: no .wav files in it or in its folders")
+        if window is None or window < 1 or (hop is not None and hop < 1):
+            raise UsageError(
+                f"{folder}: say how many samples a window of the recordings has (window=, --window), and where windows "
+                "overlap after how many the next one starts (hop=, --hop); both are at least 1"
+            )
+        sounds = [(_look(path), name) for path, name in found.files]
+        first = sounds[0][0]
+        for sound, _ in sounds:
+            if sound.format != first.format:
+                raise DataError(f"{sound.path}: {sound.format}, but {first.path.name} has {first.format}; make all "
+                                "recordings one format")  # fmt: skip
+        kept = [(sound, name) for sound, name in sounds if sound.n >= window]
+        short = [sound.path for sound, _ in sounds if sound.n < window]
+        if not kept:
+            raise DataError(f"{folder}: no recording has a whole window of {window} samples")
+        told = (f"{len(short)} recordings shorter than a window left out, such as {short[0]}",) if short else ()
+        self.source, self.window, self.left_out = str(folder), window, (*told, *found.left_out)
+        self._sounds, self.names, self.classes = [sound for sound, _ in kept], [name for _, name in kept], found.classes
+        self.lengths = [sound.n for sound in self._sounds]
+        self.sample_bytes = first.frame
+
+    def __len__(self) -> int:
+        return len(self._sounds)
+
+    def read(self, run: int, first: int = 0, n: int | None = None) -> Array:
+        """Samples (n, channels) of a recording, from `first` on. Raises DataError when they are not there any more."""
+        sound = self._sounds[run]
+        return _read(sound, first, sound.n - first if n is None else n)
 
 
-def read_wave(path: Path) -> tuple[Array, int]:
-    """Samples (n, channels) of a .wav file, and its rate. Raises DataError."""
+@dataclass(frozen=True)
+class _Sound:
+    """A file: its `n` samples of `frame` bytes are at `offset`."""
+
+    path: Path
+    rate: int
+    channels: int
+    kind: str  # of the samples, as NumPy has it; "<i3" of 24 bits
+    frame: int
+    offset: int
+    n: int
+
+    @property
+    def format(self) -> str:
+        return f"{self.rate} Hz, {self.channels} channels of {np.dtype(self.kind.replace('3', '4'))}"
+
+
+def _look(path: Path) -> _Sound:
+    """Where the samples of a .wav file are, and what. Raises DataError."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            head = stream.read(12)
+            if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+                raise DataError(f"{path}: cannot be read as .wav: it does not begin like one")
+            described, at, size = _chunks(path, stream)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise DataError(f"{path}: cannot be read as .wav: it does not begin like one")
-    chunks = _chunks(path, data)
-    described = chunks.get(b"fmt ", b"")
-    if len(described) < 16 or b"data" not in chunks:
-        raise DataError(f"{path}: cannot be read as .wav: it has no format or no samples")
     tag, channels, rate, _, frame, bits = struct.unpack_from("<HHIIHH", described)
     if tag == EXTENSIBLE and len(described) >= 26:
         tag = int.from_bytes(described[24:26], "little")
     width = frame // channels if channels and frame % channels == 0 and frame // channels >= bits / 8 else 0
-    types = {PCM: {1: "u1", 2: "<i2", 3: "<i4", 4: "<i4"}, REAL: {4: "<f4", 8: "<f8"}}.get(tag, {})
+    types = {PCM: {1: "u1", 2: "<i2", 3: "<i3", 4: "<i4"}, REAL: {4: "<f4", 8: "<f8"}}.get(tag, {})
     if width not in types:
         raise DataError(f"{path}: samples of {bits} bits in format {tag}; PCM of 8 to 32 bits and real numbers of "
                         "32 or 64 can be read. Convert it")  # fmt: skip
-    samples = np.frombuffer(chunks[b"data"][: len(chunks[b"data"]) // frame * frame], dtype=np.uint8)
-    if width == 3:
-        padded = np.zeros((len(samples) // 3, 4), dtype=np.uint8)
-        padded[:, 1:] = samples.reshape(-1, 3)
-        return (padded.view("<i4") >> 8).astype(np.int32).reshape(-1, channels), int(rate)
-    values = samples.view(types[width])
-    return values.astype(values.dtype.newbyteorder("=")).reshape(-1, channels), int(rate)
+    return _Sound(path, int(rate), channels, types[width], frame, at, size // frame)
 
 
-def _chunks(path: Path, data: bytes) -> dict[bytes, bytes]:
-    """The first chunk of each kind. Raises DataError when the file ends inside one."""
-    chunks: dict[bytes, bytes] = {}
-    at = 12
-    while at + 8 <= len(data):
-        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        chunk = data[at + 8 : at + 8 + size]
-        if len(chunk) < size < ENDLESS:
-            raise DataError(f"{path}: ends {size - len(chunk)} bytes too early; fetch or record it anew")
-        chunks.setdefault(kind, chunk)
+def _chunks(path: Path, stream: IO[bytes]) -> tuple[bytes, int, int]:
+    """The first description; where the first samples are, and their bytes. DataError when a chunk is cut short."""
+    described, found = b"", (0, -1)
+    end, at = stream.seek(0, os.SEEK_END), 12
+    while at + 8 <= end:
+        stream.seek(at)
+        head = stream.read(8)
+        kind, size = head[:4], int.from_bytes(head[4:], "little")
+        there = min(size, end - at - 8)
+        if there < size < ENDLESS:
+            raise DataError(f"{path}: ends {size - there} bytes too early; fetch or record it anew")
+        if kind == b"fmt " and not described:
+            described = stream.read(min(there, MOST_DESCRIBED))
+        if kind == b"data" and found[1] < 0:
+            found = at + 8, there
         at += 8 + size + size % 2
-    return chunks
+    if len(described) < 16 or found[1] < 0:
+        raise DataError(f"{path}: cannot be read as .wav: it has no format or no samples")
+    return described, *found
+
+
+def _read(sound: _Sound, first: int, n: int) -> Array:
+    try:
+        with sound.path.open("rb") as stream:
+            stream.seek(sound.offset + first * sound.frame)
+            data = stream.read(n * sound.frame)
+    except OSError as error:
+        raise DataError(f"{sound.path}: cannot be read: {error.strerror}") from error
+    if len(data) < n * sound.frame:
+        raise DataError(f"{sound.path}: ends before sample {first + n}; the file changed meanwhile")
+    if sound.kind == "<i3":
+        padded = np.zeros((len(data) // 3, 4), dtype=np.uint8)
+        padded[:, 1:] = np.frombuffer(data, dtype=np.uint8).reshape(-1, 3)
+        return (padded.view("<i4") >> 8).astype(np.int32).reshape(-1, sound.channels)
+    values = np.frombuffer(data, dtype=sound.kind)
+    return values.astype(values.dtype.newbyteorder("=")).reshape(-1, sound.channels)

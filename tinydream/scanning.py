@@ -10,17 +10,22 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ._native import lib
 from .chunks import Chunk, Source, TypesChangedError
 from .errors import DataError
-from .schema import Field, FieldPlanner, Lossy, Schema, add_error
-from .table import MAX_CLASSES, ClassLabel, Column, class_label, class_numbers
+from .images import ImageOptions, ImageTransform, decibels, possible
+from .packing import SharedPlan, encode_images, shared_plan
+from .schema import Field, FieldPlanner, Lossy, Schema, add_error, type_name
+from .table import MAX_CLASSES, ClassLabel, Column, Table, class_label, class_numbers
 
-__all__ = ["Fields", "Found", "Plan", "Tell", "scan"]
+__all__ = ["Classes", "Fields", "Found", "Pictures", "Plan", "Tell", "scan"]
 
 Classes = Sequence[str] | int | None
 Tell = Callable[[int], None]  # bytes read in this pass
 Rows = npt.NDArray[np.int32]
 MOST_ROWS = 2**28 - 1  # of a pack
+MOST_TRIED = 2**13  # images on which transforms are compared
+TRIED_BYTES = 64  # that a value of these takes
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,17 @@ class Plan(Protocol):
     n_stored: int
     low: int
     high: int
+    image: bytes  # the section that says how to undo a transform; empty without
+    shared: SharedPlan | None  # of all parts
 
     def encode(self, chunk: Chunk) -> Rows:
         """Stored rows (n, n_stored). Raises DataError when a value would not come back."""
 
     def schema(self) -> Schema:
         """What readers give, and what is lost of all that was encoded."""
+
+    def psnr(self) -> float | None:
+        """Of all images that were encoded, if they come back changed."""
 
 
 class Look(Protocol):
@@ -196,6 +206,9 @@ class Fields:
 
 
 class _FieldPlan:
+    image = b""
+    shared: SharedPlan | None = None
+
     def __init__(self, schema: Schema, low: int, high: int) -> None:
         self.n_stored, self.low, self.high = schema.n_stored, low, high
         self._schema, self._n_rows = schema, 0
@@ -216,3 +229,106 @@ class _FieldPlan:
 
     def schema(self) -> Schema:
         return add_error(self._schema, self._errors, self._n_rows)
+
+    def psnr(self) -> float | None:
+        return None
+
+
+class Pictures:
+    """Looks at images: what they become under each transform; chooses one by some of them, spread over all."""
+
+    def __init__(self, source: str, options: ImageOptions, method: str, per_class: int, memory: int) -> None:
+        self._source, self._options, self._method, self._per_class = source, options, method, per_class
+        self._memory = memory
+        self._ways: list[ImageTransform] = []
+        self._lows: list[Rows] = []  # of each way, of each stored value
+        self._highs: list[int] = []
+        self._low, self._high = 0, 0
+        self._like: npt.NDArray[Any] = np.empty((0, 0))
+        self._some: list[Chunk] = []
+        self._n_rows, self._every = 0, 1
+
+    def see(self, chunk: Chunk) -> None:
+        """The next images."""
+        values = chunk.features[0].values
+        flat = values.reshape(len(values), -1)
+        low, high = int(flat.min()), int(flat.max())
+        if not self._ways:
+            self._low, self._high, self._like = low, high, values[:1].copy()
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        # The limits of a quality may move from chunk to chunk; what is stored does not depend on them.
+        self._ways = self._possible()
+        for i, way in enumerate(self._ways):
+            rows = way.forward(flat)
+            low_row, highest = rows.min(axis=0), int(rows.max())
+            if i == len(self._lows):
+                self._lows.append(low_row)
+                self._highs.append(highest)
+            self._lows[i] = np.minimum(self._lows[i], low_row)
+            self._highs[i] = max(self._highs[i], highest)
+        self._keep(chunk)
+
+    def _possible(self) -> list[ImageTransform]:
+        like = self._like
+        return possible(self._options, like.shape[1:], like.dtype, self._low, self._high, self._source)
+
+    def _keep(self, chunk: Chunk) -> None:
+        """Every row whose number is a multiple of a power of two, so that all of them fit."""
+        most = max(16, min(MOST_TRIED, self._memory // (TRIED_BYTES * self._like.size)))
+        self._some.append(chunk.rows(np.arange(-self._n_rows % self._every, len(chunk), self._every)))
+        self._n_rows += len(chunk)
+        while sum(map(len, self._some)) > most:
+            self._every, seen, kept = 2 * self._every, 0, []
+            for part in self._some:
+                kept.append(part.rows(np.arange(seen % 2, len(part), 2)))
+                seen += len(part)
+            self._some = kept
+
+    def plan(self, found: Found) -> Plan:
+        """By what was seen. Raises DataError for labels that are no classes."""
+        if found.targets:
+            raise DataError(f"{self._source}: images have classes; labels that are real numbers or several do not go")
+        some = [part for part in self._some if len(part)]
+        values = np.concatenate([part.features[0].values for part in some])
+        labels = np.concatenate([found.numbers(part) for part in some])
+        table = Table(values, labels, found.classes, self._source)
+        chosen = 0
+        if len(self._ways) > 1:
+            tried = encode_images(table, None, None, self._method, self._per_class, self._options)
+            flags = tried.contents()[int(lib.TD_PACK_IMAGE)][5]
+            chosen = next(i for i, way in enumerate(self._ways) if way.flags == flags)
+        made = _ImagePlan(self._ways[chosen], self._like, self._lows[chosen], self._highs[chosen])
+        made.peak = self._high - self._low
+        if not self._options.class_wise:
+            made.share(values, self._method)
+        return made
+
+
+class _ImagePlan:
+    def __init__(self, way: ImageTransform, like: npt.NDArray[Any], lows: Rows, high: int) -> None:
+        self.n_stored, self.low, self.high = like.size, int(lows.min()), high
+        self.image, self.peak = way.section, 0
+        self.shared: SharedPlan | None = None
+        self._way, self._like, self._lows = way, like, lows
+        self._error, self._n_rows = 0.0, 0
+
+    def share(self, some: npt.NDArray[Any], method: str) -> None:
+        """One bit plan for all classes, by some images."""
+        rows = (self._way.forward(some.reshape(len(some), -1)).astype(np.int64) - self.low).astype(np.uint32)
+        offsets = (self._lows.astype(np.int64) - self.low).astype(np.uint32)
+        self.shared = shared_plan(rows, max(1, (self.high - self.low).bit_length()), method, offsets)
+
+    def encode(self, chunk: Chunk) -> Rows:
+        values = chunk.features[0].values
+        pixels = values.reshape(len(values), -1)
+        rows = self._way.forward(pixels)
+        if self._way.loses:
+            self._error += float(np.sum((pixels.astype(np.float64) - self._way.inverse(rows)) ** 2))
+        self._n_rows += len(rows)
+        return rows
+
+    def schema(self) -> Schema:
+        return Schema((Field("x", type_name(self._like), self._like.shape[1:]),))
+
+    def psnr(self) -> float | None:
+        return decibels(self._error / (self._n_rows * self.n_stored), self.peak) if self._way.loses else None

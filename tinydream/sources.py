@@ -67,16 +67,22 @@ def read(
 
 
 def _read_folder(path: Path, window: int | None, hop: int | None, classes: Sequence[str] | int | None) -> Table:
+    if folder_kind(path, window, hop) == "recordings":
+        return read_waves(path, window=window, hop=hop, classes=classes)
+    return read_images(path, classes=None if isinstance(classes, int) else classes)
+
+
+def folder_kind(path: Path, window: int | None, hop: int | None) -> str:
+    """What a folder holds: "images" or "recordings". Raises DataError for both and neither, UsageError for windows of
+    images."""
     images, recordings = (class_files(path, suffixes).files for suffixes in (SUFFIXES, (".wav",)))
     if images and recordings:
         raise DataError(f"{path}: holds images and recordings, such as {images[0][0]} and {recordings[0][0]}")
     if not images and not recordings:
         raise DataError(f"{path}: no images and no .wav files in it or in its folders")
-    if recordings:
-        return read_waves(path, window=window, hop=hop, classes=classes)
-    if window is not None or hop is not None:
+    if images and (window is not None or hop is not None):
         raise UsageError(f"{path}: images have no windows; leave window and hop (--window, --hop) out")
-    return read_images(path, classes=None if isinstance(classes, int) else classes)
+    return "images" if images else "recordings"
 
 
 def label_names(label: str | Sequence[str] | None) -> list[str]:

@@ -42,6 +42,10 @@ class Column:
         """The cells from `first` to before `end`."""
         return Column(self.name, self.values[first:end], None if self.missing is None else self.missing[first:end])
 
+    def rows(self, numbers: npt.NDArray[np.int64]) -> Column:
+        """The cells of these numbers, copied."""
+        return Column(self.name, self.values[numbers], None if self.missing is None else self.missing[numbers])
+
 
 @dataclass(frozen=True)
 class ClassLabel:
