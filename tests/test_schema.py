@@ -18,7 +18,7 @@ from spec_reader import read_tdz
 
 import tinydream as td
 from tinydream._native import lib
-from tinydream.errors import DataError, FormatError
+from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
 from tinydream.packing import pack
 from tinydream.packs import Pack
@@ -275,7 +275,7 @@ def test_lossy_keeps_what_is_not_a_number() -> None:
     assert made.schema.features[0].codes[0].error == pytest.approx((1 / 30, 1 / 30 / 5**0.5))
     for options in ({"lossy_bits": 0}, {"lossy_bits": 32}, {"resolution": 0.0}, {"resolution": float("nan")},
                     {"lossy_bits": 8, "resolution": 0.5}):  # fmt: skip
-        with pytest.raises(DataError):
+        with pytest.raises(UsageError):
             pack(table_from_columns({"v": [0.5, 0.25]}), **options)
     with pytest.raises(DataError, match=r"column 'v': .* at most 2\^32"):
         pack(table_from_columns({"v": [0.5, 1e9]}), resolution=1e-9)

@@ -7,6 +7,7 @@ import io
 import struct
 import sys
 import wave
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import tinydream as td
 from tinydream.errors import DataError, UsageError
 from tinydream.sources import read, series
 from tinydream.table import table_from_arrays, table_from_columns
+from tinydream.unpacking import unpack
 
 CSV = "a,b,label\n1,2,sit\n3,4,run\n"
 ON_DISK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,7 +148,7 @@ WRONG_CSV = [
     ('a,label\n1,"x\ny"\n2\n', "label", "line 4: 1 cells"),
     (CSV + "5,6,\n", "label", "row 2 has no label"),
     (CSV + "x" * 200_000 + ",1,run\n", "label", "cannot be read as .csv"),
-    ("a,label\n1,\ud800\n", "label", "cannot be read as .csv"),
+    ("a,label\n1,\ud800\n", "label", "save it as UTF-8"),
     ("a,label\n" + "".join(f"1,{i}\n" for i in range(1025)), "label", "1025 classes"),
 ]
 
@@ -190,6 +192,9 @@ def test_npz_and_npy(tmp_path: Path) -> None:
 
 def test_not_a_table(tmp_path: Path) -> None:
     for name in ("t.txt", "t"):
+        with pytest.raises(DataError, match="no such file"):
+            read(tmp_path / name)
+        (tmp_path / name).write_text("a")
         with pytest.raises(DataError, match=r"cannot be read; use \.csv, \.npz, \.npy, \.parquet"):
             read(tmp_path / name)
     with pytest.raises(DataError, match="no such file"):
@@ -503,3 +508,79 @@ def test_wrong_series() -> None:
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             series(runs, labels, window=window, hop=hop)
+
+
+# ------------------------------------------------------------------ what else people have
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_cells_between_other_delimiters(tmp_path: Path, delimiter: str) -> None:
+    lines = [["a", "b, of c", "d"], ["1", "19.99", "x, y"], ["2", "5.01", "z"]]
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(lines)
+    found = read(path, label="d")
+    assert [column.name for column in found.columns] == ["a", "b, of c"] and found.classes == ("x, y", "z")
+    assert found.columns[1].values.tolist() == [19.99, 5.01]
+    td.pack_file(path, tmp_path / "t.tdz", label="d")
+    assert td.open_pack(tmp_path / "t.tdz").classes == ("x, y", "z")
+    path.write_text("text; of one column\n1\n2\n")
+    assert [column.name for column in read(path).columns] == ["text; of one column"]
+
+
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "t.csv").write_bytes("a,b\nÅ,1\n".encode(encoding))
+        with pytest.raises(DataError, match="save it as UTF-8"):
+            read(tmp_path / "t.csv")
+
+
+def test_what_unpack_writes_is_read_again(tmp_path: Path) -> None:
+    columns = {"a": np.ma.array([1, 2, 3], mask=[0, 1, 0]), "file": ["x", "y", "z"], "f": [0.5, 1, 2]}
+    for label, name in ((None, "f"), (["u", "v", "u"], "kind")):
+        given = columns if label is None else {**columns, "kind": label}
+        table = table_from_columns(given, label=None if label is None else name)
+        unpack(td.pack(table, keep_order=True), tmp_path / "t.npz")
+        again = read(tmp_path / "t.npz")
+        assert [column.name for column in again.columns] == ["a", "file", "f"]
+        assert again.columns[0].missing is not None and again.columns[0].missing.tolist() == [False, True, False]
+        assert again.classes == table.classes and again.labels.tolist() == table.labels.tolist()
+    unpack(td.pack(table_from_arrays(np.eye(2), ["b", "a"]), keep_order=True), tmp_path / "t.npz")
+    assert read(tmp_path / "t.npz").classes == ("a", "b") and read(tmp_path / "t.npz").labels.tolist() == [1, 0]
+    mixed = table_from_columns({"a": [1, 2], "b": ["x", "yy"], "y": [0.5, 1.5]}, label="y")
+    unpack(td.pack(mixed, keep_order=True), tmp_path / "t.npy")
+    again = read(tmp_path / "t.npy")
+    assert [column.values.tolist() for column in again.columns] == [[1, 2], ["x", "yy"]]
+
+
+def test_texts_keep_what_numpy_cuts_off(tmp_path: Path) -> None:
+    made = td.pack(table_from_columns({"t": ["x\0", "y\0\0"], "n": [1, 2]}), keep_order=True)
+    assert made.columns()[0].values.tolist() == ["x\0", "y\0\0"]
+    for suffix in ("npy", "npz"):
+        with pytest.raises(DataError, match="cuts off zeros"):
+            unpack(made, tmp_path / f"t.{suffix}")
+    unpack(made, tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet").columns[0].values.tolist() == ["x\0", "y\0\0"]
+    with pytest.raises(DataError, match=r"column 't': the text .* is no Unicode"):
+        td.pack(table_from_columns({"t": ["\ud800", "y"]}))
+
+
+def test_types_that_cannot_be_packed_say_what_to_try() -> None:
+    for values, message in (([[1, 2], [3]], "spread its parts"), ([{"a": 1}], "spread its parts"),
+                            ([Decimal("1.10")], "cast it to one of these"), ([b"ab"], "cast it")):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            read(pa.table({"c": values}))
+
+
+@pytest.mark.filterwarnings("error")
+def test_missing_half_precision_numbers_warn_of_nothing() -> None:
+    made = td.pack(table_from_columns({"a": np.ma.array(np.array([1, 2], "f2"), mask=[0, 1]), "b": [1, 2]}))
+    assert made[:].mask["a"].tolist() == [False, True]
+
+
+def test_steps_stay_within_their_type() -> None:
+    with pytest.raises(DataError, match="take smaller steps"):
+        td.pack(np.array([[1], [65504]], "f2"), resolution=1000.0)
+    for wrong in ({"lossy_bits": 0}, {"resolution": 0.0}, {"lossy_bits": 8, "resolution": 0.1}):
+        with pytest.raises(UsageError):
+            td.pack(np.eye(2), **wrong)

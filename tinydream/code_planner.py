@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .codes import EXACT, MAX_SPECIAL, Code, from_patterns, numpy_type, ordered, patterns_of
-from .errors import DataError
+from .errors import DataError, UsageError
 
 __all__ = ["CodePlanner", "Lossy"]
 
@@ -31,11 +31,11 @@ class Lossy:
 
     def __post_init__(self) -> None:
         if (self.bits is None) == (self.resolution is None):
-            raise DataError("lossy packing takes either bits or a resolution")
+            raise UsageError("lossy packing takes either bits or a resolution")
         if self.bits is not None and not 1 <= self.bits <= 31:
-            raise DataError(f"{self.bits} bits; lossy packing keeps 1 to 31 of a real number")
+            raise UsageError(f"{self.bits} bits; lossy packing keeps 1 to 31 of a real number")
         if self.resolution is not None and not (math.isfinite(self.resolution) and self.resolution > 0):
-            raise DataError(f"a resolution of {self.resolution}; it must be a number above 0")
+            raise UsageError(f"a resolution of {self.resolution}; it must be a number above 0")
 
 
 class CodePlanner:
@@ -75,7 +75,10 @@ class CodePlanner:
     def _see_texts(self, values: Array) -> None:
         new = dict.fromkeys(values.tolist())
         for text in new.keys() - self.texts.keys():
-            self.text_bytes += len(text.encode("utf-8", "surrogatepass")) + 100  # what Python keeps beside the letters
+            try:
+                self.text_bytes += len(text.encode()) + 100  # what Python keeps beside the letters
+            except UnicodeEncodeError as error:
+                raise DataError(f"the text {text!r} is no Unicode ({error.reason}); mend it") from error
         self.texts.update(new)
         if self.text_bytes > self.max_list:
             raise DataError(
@@ -200,7 +203,13 @@ class CodePlanner:
         n_steps = (high - low) / step
         if not n_steps < 2**32 - 1 - len(special):
             raise DataError(f"values from {low:g} to {high:g} are {n_steps:.3g} steps of {step:g}; at most 2^32 fit")
-        return Code("step", special, origin=step * math.floor(low / step), step=step)
+        origin = step * math.floor(low / step)
+        with np.errstate(over="ignore"):
+            ends = np.array([origin, origin + step * round((high - origin) / step)]).astype(numpy_type(self.dtype))
+        if not np.isfinite(ends).all():
+            raise DataError(f"values from {low:g} to {high:g} in steps of {step:g} go beyond what {self.dtype} holds; "
+                            "take smaller steps")  # fmt: skip
+        return Code("step", special, origin=origin, step=step)
 
     def _bits(self, code: Code) -> int:
         """Of the largest code."""

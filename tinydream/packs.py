@@ -551,7 +551,8 @@ def _joined(fields: Sequence[Field], found: Sequence[tuple[Any, Any]]) -> Any:
     for name, (_, missing) in zip(names, found, strict=True):
         if missing is not None:
             mask[name] = missing
-    return np.ma.MaskedArray(rows, mask)
+    with np.errstate(over="ignore"):  # what NumPy shows in place of masked cells does not fit a float16
+        return np.ma.MaskedArray(rows, mask)
 
 
 def open_pack(path: str | os.PathLike[str]) -> Pack:

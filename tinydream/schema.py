@@ -111,13 +111,14 @@ class Field:
             return
         flat = values.reshape(len(values), -1).astype(np.float64)
         back, gone = self.decode(stored)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             change = np.abs(back.reshape(flat.shape).astype(np.float64) - flat)
         change[~np.isfinite(flat) | (False if gone is None else gone.reshape(flat.shape))] = 0
         split = [change] if len(self.codes) == 1 else np.split(change, flat.shape[1], axis=1)
         for error, part in zip(errors, split, strict=True):
             error[0] = max(error[0], float(part.max()))
-            error[1] += float(np.sum(part**2))
+            with np.errstate(over="ignore"):
+                error[1] += float(np.sum(part**2))
 
     def as_map(self) -> dict[str, Any]:
         """For the metadata."""

@@ -18,7 +18,7 @@ from .errors import DataError, UsageError
 from .folders import class_files
 from .images import SUFFIXES, read_images
 from .recordings import read_waves, series
-from .table import Column, Table, table_from_arrays, table_from_columns
+from .table import Column, Table, make_column, table_from_arrays, table_from_columns
 
 __all__ = ["from_frame", "read", "read_array", "read_waves", "series"]
 
@@ -52,15 +52,27 @@ def read(
     if path.is_dir() and path.suffix.lower() not in FILES:
         return _read_folder(path, window, hop, classes)
     suffix = path.suffix.lower()
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
     if suffix not in FILES:
         raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use {', '.join(FILES)}")
     try:
         if suffix in (".csv", ".parquet"):
             columns = _read_csv(path, label_names(label)) if suffix == ".csv" else _read_parquet(path)
             return table_from_columns(columns, label=label, classes=classes, real=real, source=str(path))
-        values, given = _read_npz(path, label) if suffix == ".npz" else _read_npy(path, labels)
+        values, given, names = _read_npz(path, label) if suffix == ".npz" else (*_read_npy(path, labels), None)
+        if not isinstance(values, np.ndarray):
+            label = "y" if label is None and names else label
+            classes = names if classes is None and label == "y" else classes
+            return table_from_columns(values, label=label, classes=classes, real=real, source=str(path))
+        if values.dtype.names is not None and given is None:
+            columns = [make_column(name, values[name], source=str(path)) for name in values.dtype.names]
+            return table_from_columns(columns, label=label, classes=classes, real=real, source=str(path))
+        classes = names if classes is None else classes
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as {suffix}: {error}") from error
     return table_from_arrays(values, given, classes=classes, real=real, source=str(path))
@@ -106,13 +118,27 @@ def read_array(path: str | Path, *, mapped: bool = False) -> Array:
 def csv_header(path: Path) -> list[str]:
     """Names of the columns."""
     with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
-        return next(csv.reader(stream), [])
+        return next(csv.reader(stream, delimiter=_delimiter(path)), [])
+
+
+def _delimiter(path: Path) -> str:
+    """What separates cells: of comma, semicolon and tab what makes most cells of the header, and as many of a row."""
+    found = ","
+    most = 1
+    for delimiter in ",;\t":
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = csv.reader(stream, delimiter=delimiter)
+            header = next(lines, [])
+            first = next(filter(None, lines), header)
+        if len(header) > most and len(first) == len(header):
+            found, most = delimiter, len(header)
+    return found
 
 
 def csv_chunks(path: Path, n_rows: int) -> Iterator[tuple[list[list[str]], int]]:
     """The cells of each column, `n_rows` rows at a time, and the bytes of the file read so far. Raises DataError."""
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream)
+        lines = csv.reader(stream, delimiter=_delimiter(path))
         header = next(lines, [])
         while rows := list(islice(lines, n_rows)):
             rows = list(filter(None, rows))  # a blank line holds no row
@@ -124,7 +150,7 @@ def csv_chunks(path: Path, n_rows: int) -> Iterator[tuple[list[list[str]], int]]
 
 def _ragged(path: Path, header: list[str]) -> DataError:
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        lines = csv.reader(stream)
+        lines = csv.reader(stream, delimiter=_delimiter(path))
         for cells in lines:
             if cells and len(cells) != len(header):
                 return DataError(f"{path}, line {lines.line_num}: {len(cells)} cells, but the header has {len(header)}")
@@ -222,7 +248,8 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
         return Column(name, texts, missing)
     if types.is_timestamp(kind) and kind.tz is not None:
         raise DataError(
-            f"{source}: column {name!r} has the time zone {kind.tz}, which packs do not keep; drop the zone"
+            f"{source}: column {name!r} has the time zone {kind.tz}, which packs do not keep; take the times in UTC "
+            "without a zone, and keep the zone elsewhere"
         )
     return Column(name, _arrow_numbers(chunk, f"{source}: column {name!r}"), missing)
 
@@ -249,7 +276,9 @@ def _arrow_numbers(chunk: Any, where: str) -> Array:
     if types.is_integer(kind) or types.is_floating(kind):
         filled = chunk.fill_null(pyarrow.scalar(0).cast(kind)) if chunk.null_count else chunk
         return np.array(filled.to_numpy(zero_copy_only=False))
-    raise DataError(f"{where} is of type {kind}; numbers, texts, dates and durations can be packed")
+    nested = "spread its parts over columns of their own" if types.is_nested(kind) else "cast it to one of these"
+    raise DataError(f"{where} is of type {kind}; numbers, texts, dates and durations can be packed: {nested}, or leave "
+                    "it out")  # fmt: skip
 
 
 def _raw_integers(chunk: Any, kind: Any) -> Array:
@@ -273,18 +302,51 @@ def _load(path: Path, kind: type, mode: Any = None) -> Any:
     return loaded
 
 
-def _read_npz(path: Path, label: str | Sequence[str] | None) -> tuple[Array, Array | None]:
-    if label is not None and not isinstance(label, str):
-        raise DataError(f"{path}: of a .npz one array holds the labels; an array (rows, k) holds k labels a row")
+def _read_npz(path: Path, label: str | Sequence[str] | None) -> tuple[Any, Array | None, list[str] | None]:
+    """Rows, labels and names of the classes; columns in place of the rows where there is no array "x"."""
     with _load(path, np.lib.npyio.NpzFile) as arrays:
+        if "x" not in arrays.files and arrays.files:
+            return _columns_of_npz(path, arrays), None, _class_names(path, arrays)
+        if label is not None and not isinstance(label, str):
+            raise DataError(f"{path}: of a .npz one array holds the labels; an array (rows, k) holds k labels a row")
         name = label or ("y" if "y" in arrays.files else None)
         for wanted in ("x", name):
             if wanted is not None and wanted not in arrays.files:
                 raise DataError(f"{path}: no array {wanted!r}; it holds {', '.join(arrays.files) or 'nothing'}")
         try:
-            return arrays["x"], None if name is None else arrays[name]
+            names = _class_names(path, arrays) if name else None
+            return arrays["x"], None if name is None else arrays[name], names
         except Exception as error:  # as in _load: members are parsed only now
             raise DataError(f"{path}: cannot be read as .npz: {error}") from error
+
+
+def _class_names(path: Path, arrays: Any) -> list[str] | None:
+    """What `unpack` writes beside class numbers."""
+    if not {"y", "classes"} <= set(arrays.files):
+        return None
+    try:
+        names: list[str] = np.atleast_1d(arrays["classes"]).astype(str).tolist()
+    except Exception as error:  # as in _load: members are parsed only now
+        raise DataError(f"{path}: cannot be read as .npz: {error}") from error
+    return names
+
+
+def _columns_of_npz(path: Path, arrays: Any) -> list[Column]:
+    """Arrays by name as columns, as `unpack` writes them: NAME.missing says which cells of NAME are."""
+    columns = []
+    try:
+        for name in arrays.files:
+            told = name.endswith(".missing") and name.removesuffix(".missing") in arrays.files
+            if told or (name == "classes" and "y" in arrays.files):
+                continue
+            gone = f"{name}.missing"
+            values = np.ma.MaskedArray(arrays[name], arrays[gone]) if gone in arrays.files else arrays[name]
+            columns.append(make_column(name, values, source=str(path)))
+    except DataError:
+        raise
+    except Exception as error:  # as in _load: members are parsed only now
+        raise DataError(f"{path}: cannot be read as .npz: {error}") from error
+    return columns
 
 
 def _read_npy(path: Path, labels: Any) -> tuple[Array, Array | None]:

@@ -223,6 +223,8 @@ def make_column(name: str, values: npt.ArrayLike, *, source: str = "columns") ->
     if isinstance(values, np.ma.MaskedArray):
         missing = np.ma.getmaskarray(values).copy()
         values = values.data
+    if isinstance(values, (list, tuple)) and any(type(item) is str for item in values):
+        values = np.array([*values, None], dtype=object)[:-1]  # NumPy's texts end before zeros
     array = np.asarray(values)
     if array.ndim != 1:
         raise DataError(f"{source}: column {name!r} has shape {array.shape}; one value a row is needed")

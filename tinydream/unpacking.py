@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -69,10 +70,21 @@ def _savable(array: Any, path: Path) -> Any:
     if isinstance(array, np.ma.MaskedArray):
         raise DataError(f"{path}: a .npy has no empty cells, but rows do; unpack to .npz, .csv or .parquet")
     if array.dtype.names is None:
-        return array.astype(str) if array.dtype == object else array
+        return _wide_texts(array, path) if array.dtype == object else array
     texts = [name for name in array.dtype.names if array.dtype[name].kind == "O"]
-    kind = [(name, array[name].astype(str).dtype if name in texts else array.dtype[name]) for name in array.dtype.names]
+    kind = [
+        (name, _wide_texts(array[name], path).dtype if name in texts else array.dtype[name])
+        for name in array.dtype.names
+    ]
     return array.astype(kind)
+
+
+def _wide_texts(texts: Any, path: Path) -> Any:
+    """Texts as NumPy has them in files. Raises DataError for some that would be cut."""
+    wide = texts.astype(str)
+    if (wide != texts).any():
+        raise DataError(f"{path}: NumPy cuts off zeros at the end of texts; unpack to .csv or .parquet")
+    return wide
 
 
 def _npz(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -> None:
@@ -81,20 +93,23 @@ def _npz(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -
     if rows.dtype.names is None and not isinstance(rows, np.ma.MaskedArray):
         arrays["x"] = rows
     else:
-        arrays.update(_by_name(pack.columns()))
+        arrays.update(_by_name(pack.columns(), path))
     if pack.schema.labels and pack.labels.dtype.names is not None:
-        arrays.update(_by_name(pack.targets()))
-    else:
+        arrays.update(_by_name(pack.targets(), path))
+    elif pack.schema.labels or pack.class_label:
         arrays["y"] = np.ma.getdata(pack.labels)
     if pack.class_label:
         arrays["classes"] = np.array(pack.classes)
-    np.savez(stream, **arrays)
+    with zipfile.ZipFile(stream, "w") as archive:  # np.savez takes no array named "file"
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
-def _by_name(columns: tuple[Column, ...]) -> dict[str, Any]:
+def _by_name(columns: tuple[Column, ...], path: Path) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for column in columns:
-        arrays[column.name] = column.values.astype(str) if column.values.dtype == object else column.values
+        arrays[column.name] = _wide_texts(column.values, path) if column.values.dtype == object else column.values
         if column.missing is not None:
             arrays[f"{column.name}.missing"] = column.missing
     return arrays
