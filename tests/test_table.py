@@ -547,6 +547,9 @@ def test_what_unpack_writes_is_read_again(tmp_path: Path) -> None:
         assert again.classes == table.classes and again.labels.tolist() == table.labels.tolist()
     unpack(td.pack(table_from_arrays(np.eye(2), ["b", "a"]), keep_order=True), tmp_path / "t.npz")
     assert read(tmp_path / "t.npz").classes == ("a", "b") and read(tmp_path / "t.npz").labels.tolist() == [1, 0]
+    taken = table_from_columns({"y": ["p", "q"], "n": [1, 2], "kind": ["u", "v"]}, label="kind")
+    with pytest.raises(DataError, match="two arrays would be named 'y'"):
+        unpack(td.pack(taken), tmp_path / "t.npz")
     mixed = table_from_columns({"a": [1, 2], "b": ["x", "yy"], "y": [0.5, 1.5]}, label="y")
     unpack(td.pack(mixed, keep_order=True), tmp_path / "t.npy")
     again = read(tmp_path / "t.npy")

@@ -88,31 +88,34 @@ def _wide_texts(texts: Any, path: Path) -> Any:
 
 
 def _npz(pack: Pack, stream: IO[bytes], path: Path, progress: Progress | None) -> None:
-    rows = pack[:]
-    arrays: dict[str, Any] = {}
-    if rows.dtype.names is None and not isinstance(rows, np.ma.MaskedArray):
-        arrays["x"] = rows
-    else:
-        arrays.update(_by_name(pack.columns(), path))
-    if pack.schema.labels and pack.labels.dtype.names is not None:
-        arrays.update(_by_name(pack.targets(), path))
-    elif pack.schema.labels or pack.class_label:
-        arrays["y"] = np.ma.getdata(pack.labels)
-    if pack.class_label:
-        arrays["classes"] = np.array(pack.classes)
     with zipfile.ZipFile(stream, "w") as archive:  # np.savez takes no array named "file"
-        for name, array in arrays.items():
+        for name, array in _arrays(pack, path):
+            if f"{name}.npy" in archive.namelist():
+                raise DataError(f"{path}: two arrays would be named {name!r}; unpack to .csv or .parquet")
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
-def _by_name(columns: tuple[Column, ...], path: Path) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
+def _arrays(pack: Pack, path: Path) -> Iterator[tuple[str, Any]]:
+    """What a .npz holds, by name."""
+    rows = pack[:]
+    if rows.dtype.names is None and not isinstance(rows, np.ma.MaskedArray):
+        yield "x", rows
+    else:
+        yield from _by_name(pack.columns(), path)
+    if pack.schema.labels and pack.labels.dtype.names is not None:
+        yield from _by_name(pack.targets(), path)
+    elif pack.schema.labels or pack.class_label:
+        yield "y", pack.labels
+    if pack.class_label:
+        yield "classes", np.array(pack.classes)
+
+
+def _by_name(columns: tuple[Column, ...], path: Path) -> Iterator[tuple[str, Any]]:
     for column in columns:
-        arrays[column.name] = _wide_texts(column.values, path) if column.values.dtype == object else column.values
+        yield column.name, _wide_texts(column.values, path) if column.values.dtype == object else column.values
         if column.missing is not None:
-            arrays[f"{column.name}.missing"] = column.missing
-    return arrays
+            yield f"{column.name}.missing", column.missing
 
 
 def cells(column: Column) -> list[Any]:
