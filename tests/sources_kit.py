@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flat import Builder
 from PIL import Image
+from tflite_builder import Builder
 
 from tinydream.compiler import compile_model
 from tinydream.model import Model

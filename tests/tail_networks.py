@@ -46,7 +46,7 @@ class Network:
         low, high = min(0.0, self.ranges[index][0]), max(1e-3, self.ranges[index][1])
         scale = (high - low) / 255
         self.scales[index] = fixed or (scale, int(np.clip(round(-128 - low / scale), -128, 127)))
-        return self.builder.tensor(shape, dtype=np.int8, quantisation=(*self.scales[index], 0))
+        return self.builder.tensor(shape, np.int8, *self.scales[index])
 
     def filters(self, x: int, shape: tuple[int, ...], axis: int) -> list[int]:
         """Weights and biases."""
@@ -54,13 +54,13 @@ class Network:
         weights = self.random.normal(size=shape) / np.sqrt(np.prod(shape) / n)
         biases = self.random.normal(size=n, scale=0.3)
         if self.ranges is None:
-            return [self.builder.constant(weights), self.builder.constant(biases)]
+            return [self.builder.constant(values, np.float32) for values in (weights, biases)]
         by_channel = np.abs(np.moveaxis(weights, axis, 0)).reshape(n, -1).max(1) / 127
         per = [n if i == axis else 1 for i in range(len(shape))]
         steps = self.scales[x][0] * by_channel
         return [
-            self.builder.constant(np.rint(weights / by_channel.reshape(per)), np.int8, (by_channel, np.zeros(n), axis)),
-            self.builder.constant(np.rint(biases / steps), np.int32, (steps, np.zeros(n), 0)),
+            self.builder.constant(np.rint(weights / by_channel.reshape(per)), np.int8, by_channel, axis=axis),
+            self.builder.constant(np.rint(biases / steps), np.int32, steps),
         ]
 
     def geometry(self, x: int, most: int, dilates: bool) -> dict[str, Any]:

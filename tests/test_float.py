@@ -44,7 +44,7 @@ class Network:
         return choices[self.number(0, len(choices))]
 
     def constant(self, *shape: int) -> int:
-        return self.builder.constant(self.random.normal(size=shape).astype(np.float32))
+        return self.builder.constant(self.random.normal(size=shape), np.float32)
 
     def fused(self) -> int:
         return int(self.pick(NONE, NONE, RELU, RELU6, RELU_N1_TO_1))

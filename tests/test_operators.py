@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flat import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import PROJECT, run_reference
 from test_model import sections_of, try_tdm
+from tflite_builder import Builder
 
 from tinydream import journey
 from tinydream._native import ffi, lib
@@ -197,7 +197,7 @@ def test_pools(kind: str, dtype: Any) -> None:
         options, taps, size = window(random, shape, dilated=False)
         source, output = (builder.tensor(s, dtype, **facts) for s in (shape, (1, *size, shape[3])))
         options |= {"filterHeight": taps[0], "filterWidth": taps[1], "fusedActivationFunction": activation(random)}
-        builder.operator(kind, [source], [output], _class="Pool2DOptions", **options)
+        builder.operator(kind, [source], [output], **options)
         assert_exact(builder.finish([source], [output]), seed)
 
 
@@ -333,14 +333,14 @@ def test_means_over_axes_side_by_side(dtype: Any) -> None:
         result = kept if keep else [n for i, n in enumerate(shape) if i not in axes]
         output = builder.tensor(result, dtype, **out)
         spelled = builder.constant([axis - 4 * int(random.integers(2)) for axis in axes])
-        builder.operator("MEAN", [source, spelled], [output], _class="ReducerOptions", keepDims=keep)
+        builder.operator("MEAN", [source, spelled], [output], keepDims=keep)
         assert_exact(builder.finish([source], [output]), seed)
 
 
 def test_means_over_axes_apart_are_refused() -> None:
     builder, facts = Builder(), {"scale": 0.1, "zero_point": 0}
     ends = [builder.tensor(shape, np.int8, **facts) for shape in ((1, 2, 3, 4), (1, 3))]
-    builder.operator("MEAN", [ends[0], builder.constant([1, 3])], [ends[1]], _class="ReducerOptions")
+    builder.operator("MEAN", [ends[0], builder.constant([1, 3])], [ends[1]])
     with pytest.raises(UnsupportedModelError, match=r"MEAN.*axes \[1, 3\].*side by side"):
         compile_model(builder.finish(ends[:1], ends[1:]), whole=True)
 
@@ -371,14 +371,14 @@ def int16_network(seed: int = 0) -> bytes:
     y = layer("DEPTHWISE_CONV_2D", x, (1, 3, 2, 4), activation_of((1, 8, 6, 4), 0.003), **same, depthMultiplier=1)
     builder.operator("LEAKY_RELU", [y], [z := activation_of((1, 8, 6, 4))], alpha=0.2)
     builder.operator("ADD", [x, z], [x := activation_of((1, 8, 6, 4), 0.0041)])
-    pool = {"_class": "Pool2DOptions", "padding": 1, "strideH": 2, "strideW": 2, "filterHeight": 2, "filterWidth": 2}
+    pool = {"padding": 1, "strideH": 2, "strideW": 2, "filterHeight": 2, "filterWidth": 2}
     builder.operator("MAX_POOL_2D", [x], [x := activation_of((1, 4, 3, 4), 0.0041)], **pool)
     builder.operator("TANH", [x], [y := activation_of((1, 4, 3, 4), 2**-15)])
     builder.operator("LOGISTIC", [x], [z := activation_of((1, 4, 3, 4), 2**-15)])
     builder.operator("MUL", [y, z], [x := activation_of((1, 4, 3, 4), 2**-15)])
     builder.operator("AVERAGE_POOL_2D", [x], [y := activation_of((1, 2, 1, 4), 2**-15)], **pool)
     mean = activation_of((1, 4), 0.0001)
-    builder.operator("MEAN", [x, builder.constant([1, 2])], [mean], _class="ReducerOptions")
+    builder.operator("MEAN", [x, builder.constant([1, 2])], [mean])
     builder.operator("RESHAPE", [y, builder.constant([1, 8])], [y := activation_of((1, 8), 2**-15)])
     builder.operator("QUANTIZE", [mean], [z := activation_of((1, 4), 2**-15)])
     builder.operator("CONCATENATION", [y, z], [x := activation_of((1, 12), 2**-15)], axis=1)
@@ -467,6 +467,6 @@ def test_a_core_without_int16_refuses_such_a_model(tmp_path: Path) -> None:
 def test_more_than_one_sample_at_once_is_refused() -> None:
     builder, facts = Builder(), {"scale": 0.1, "zero_point": 0}
     ends = [builder.tensor(shape, np.int8, **facts) for shape in ((2, 3, 4), (2, 3))]
-    builder.operator("MEAN", [ends[0], builder.constant([2])], [ends[1]], _class="ReducerOptions")
+    builder.operator("MEAN", [ends[0], builder.constant([2])], [ends[1]])
     with pytest.raises(UnsupportedModelError, match=r"shape \(2, 3, 4\).*batch"):
         compile_model(builder.finish(ends[:1], ends[1:]), whole=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flat import Builder
 from models import run_reference
 from test_model import sections_of, try_tdm
 from test_operators import number, values
+from tflite_builder import Builder
 
 from tinydream import journey
 from tinydream._native import ffi, lib
@@ -46,8 +46,7 @@ def svdf_model(seed: int) -> bytes:
     bias = builder.constant(random.integers(-9000, 9000, units), np.int32, 2**-20) if seed % 4 else -1
     state = builder.tensor((1, filters * memory), np.int16, scale(random, -12, -9), variable=True)
     output = builder.tensor((1, units), np.int8, scale(random, -7, -2), number(random, -128, 127))
-    builder.operator("SVDF", [source, features, time, bias, state], [output], _class="SVDFOptions", rank=rank,
-                     fusedActivationFunction=1)  # fmt: skip
+    builder.operator("SVDF", [source, features, time, bias, state], [output], rank=rank, fusedActivationFunction=1)
     return builder.finish([source], [output])
 
 
@@ -74,8 +73,7 @@ def lstm_model(seed: int, **changes: Any) -> bytes:
     inner.append(builder.tensor((1, n), np.int8, out_scale, out_zero))
     output = builder.tensor((1, steps, n), np.int8, out_scale, out_zero)
     options = {"fusedActivationFunction": 4, "cellClip": float(random.choice([0, 0, 1.5]))} | changes
-    builder.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [output], _intermediates=inner,
-                     _class="UnidirectionalSequenceLSTMOptions", **options)  # fmt: skip
+    builder.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, [output], _intermediates=inner, **options)
     return builder.finish([source], [output])
 
 

@@ -1,4 +1,4 @@
-"""Small .tflite files made directly from the schema's objects: hundreds in the time of one conversion."""
+"""Small .tflite files made directly from the schema's objects: thousands in the time of one conversion."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 SAME, VALID = 0, 1
 NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
-_TYPES = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.int16): 7, np.dtype(np.int8): 9}
-_OPTIONS = {
-    "CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "FULLY_CONNECTED": "FullyConnectedOptions", "AVERAGE_POOL_2D": "Pool2DOptions", "MAX_POOL_2D": "Pool2DOptions",
-    "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "MEAN": "ReducerOptions",
-    "SOFTMAX": "SoftmaxOptions", "LEAKY_RELU": "LeakyReluOptions", "RESHAPE": "ReshapeOptions",
-    "CONCATENATION": "ConcatenationOptions",
-}  # fmt: skip
+_TYPES = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.int64): 4, np.dtype(np.int16): 7,
+          np.dtype(np.int8): 9}  # fmt: skip
+# Options whose names do not follow from the operator's.
+_OPTIONS = {"AVERAGE_POOL_2D": "Pool2D", "MAX_POOL_2D": "Pool2D", "MEAN": "Reducer", "SVDF": "SVDF",
+            "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM"}  # fmt: skip
 
 
 class Builder:
-    """Tensors and operators in the order in which they are added."""
+    """Tensors and operators in the order in which they are added, then the bytes."""
 
     def __init__(self) -> None:
         self.tensors: list[Any] = []
@@ -29,43 +26,59 @@ class Builder:
         self.operators: list[Any] = []
         self.codes: dict[str, int] = {}
 
-    def tensor(self, shape: Any, values: Any = None, dtype: Any = np.float32, quantisation: Any = None) -> int:
-        """An activation, or a constant of `values`. quantisation: scales, zero points, dimension."""
+    def tensor(
+        self, shape: Any, dtype: Any = np.float32, scale: Any = None, zero_point: Any = 0, *, axis: int = 0,
+        data: Any = None, variable: bool = False,
+    ) -> int:  # fmt: skip
+        """An activation, or a constant with `data`; one scale, or one for each index along `axis`."""
         made = schema.TensorT()
+        made.name = f"t{len(self.tensors)}"
         made.shape = [int(n) for n in shape]
-        made.type, made.buffer, made.name = _TYPES[np.dtype(dtype)], 0, f"t{len(self.tensors)}".encode()
-        if values is not None:
+        made.type, made.buffer, made.isVariable = _TYPES[np.dtype(dtype)], 0, variable
+        if scale is not None:
+            scales = np.atleast_1d(np.asarray(scale, np.float32))
+            made.quantization = schema.QuantizationParametersT()
+            made.quantization.scale = scales
+            made.quantization.zeroPoint = np.broadcast_to(np.asarray(zero_point, np.int64), scales.shape).copy()
+            made.quantization.quantizedDimension = axis
+        if data is not None:
             made.buffer = len(self.buffers)
             buffer = schema.BufferT()
-            buffer.data = np.frombuffer(np.ascontiguousarray(values, dtype).tobytes(), np.uint8)
+            buffer.data = np.frombuffer(np.ascontiguousarray(data, dtype).tobytes(), np.uint8)
             self.buffers.append(buffer)
-        if quantisation is not None:
-            made.quantization = schema.QuantizationParametersT()
-            scales, zero_points, made.quantization.quantizedDimension = quantisation
-            made.quantization.scale = np.asarray(scales, np.float32).ravel()
-            made.quantization.zeroPoint = np.asarray(zero_points, np.int64).ravel()
         self.tensors.append(made)
         return len(self.tensors) - 1
 
-    def constant(self, values: Any, dtype: Any = np.float32, quantisation: Any = None) -> int:
-        return self.tensor(np.shape(values), values, dtype, quantisation)
+    def constant(
+        self, values: Any, dtype: Any = np.int32, scale: Any = None, zero_point: Any = 0, axis: int = 0
+    ) -> int:
+        return self.tensor(np.shape(values), dtype, scale, zero_point, axis=axis, data=values)
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         return tuple(self.tensors[tensor].shape)
 
-    def op(self, name: str, inputs: Any, output: Any, **options: Any) -> int:
-        """Adds an operator; `output` is a shape (of a float32 tensor) or a tensor. Returns the output."""
-        if isinstance(output, tuple):
-            output = self.tensor(output)
+    def operator(self, name: str, inputs: Any, outputs: Any, **options: Any) -> None:
+        """`options` are fields of the operator's options; the others have their defaults."""
         made = schema.OperatorT()
         made.opcodeIndex = self.codes.setdefault(name, len(self.codes))
-        made.inputs, made.outputs = [int(i) for i in inputs], [output]
-        if name in _OPTIONS:
-            made.builtinOptionsType = getattr(schema.BuiltinOptions, _OPTIONS[name])
-            made.builtinOptions = getattr(schema, f"{_OPTIONS[name]}T")()
-            for key, value in options.items():
-                setattr(made.builtinOptions, key, value)
+        made.inputs, made.outputs = [int(i) for i in inputs], list(outputs)
+        made.intermediates = options.pop("_intermediates", None)
+        kind = _OPTIONS.get(name, "".join(part.capitalize() for part in name.replace("_2D", "2_D").split("_")))
+        found = getattr(schema, f"{kind}OptionsT", None)
+        filled = found() if found else None
+        for field, value in options.items():
+            assert hasattr(filled, field), (kind, field)
+            setattr(filled, field, value)
+        if filled is not None and vars(filled):
+            made.builtinOptionsType = getattr(schema.BuiltinOptions, f"{kind}Options")
+            made.builtinOptions = filled
         self.operators.append(made)
+
+    def op(self, name: str, inputs: Any, output: Any, **options: Any) -> int:
+        """An operator whose one output is a tensor, or of this shape (then float32). Returns the output."""
+        if isinstance(output, tuple):
+            output = self.tensor(output)
+        self.operator(name, inputs, [output], **options)
         return int(output)
 
     def window(self, name: str, inputs: Any, taps: Any, channels: int, *, stride: Any = (1, 1),
@@ -93,6 +106,6 @@ class Builder:
             code.deprecatedBuiltinCode = min(code.builtinCode, 127)
             code.version = 1
             model.operatorCodes.append(code)
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        writer = flatbuffers.Builder(1024)
+        writer.Finish(model.Pack(writer), b"TFL3")
+        return bytes(writer.Output())

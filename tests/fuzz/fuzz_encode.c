@@ -1,5 +1,6 @@
 /* Any rows as a pack, by any encoder, with everything that a pack may have: it opens, and both readers give every row back.
- * Rows are numbers or images, in up to three parts or in an archive, in their own order or in one that is kept. */
+ * Rows are numbers, transformed or not, or images; in up to three parts or in an archive; in their own order or in one that
+ * is kept. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@
 enum { FEW_ROWS = 30, MAX_ROWS = 150, MAX_FEATURES = 64, NARROW = 12, MAX_PARTS = 3, ALL_ROWS = MAX_PARTS * MAX_ROWS,
        ALL_VALUES = ALL_ROWS * MAX_FEATURES, MAX_HIGH = 1 << 10, MAX_BYTES = 1 << 18,
        MAX_ORDER = 2 * TD_MAX_WIDTH * MAX_FEATURES, IMAGE_HEAD = 16, MAX_IMAGE = IMAGE_HEAD + 256,
-       LEAST_CELLS = 8, MOST_CELLS = 13 };
+       LEAST_CELLS = 8, MOST_CELLS = 13, FEW_TRANSFORMS = 6 };
 enum encoder { PUBLISHED, GREEDY, KEYS, N_ENCODERS };
 static const uint32_t NONE = 0xFFFFu, LABEL = 0xFFFEu; /* contexts of an archive */
 
@@ -22,7 +23,8 @@ typedef struct source {
 typedef struct job {
     uint32_t n_features, n_rows, n_parts, n_samples, width, image_size;
     int32_t minimum;
-    uint8_t image[MAX_IMAGE];
+    uint8_t image[MAX_IMAGE], transforms[FEW_TRANSFORMS * TD_TRANSFORM_RECORD];
+    uint32_t n_transforms;
     uint32_t part_rows[MAX_PARTS];
     uint16_t label[ALL_ROWS];
     uint8_t starts[ALL_ROWS]; /* 1: the row begins a sample */
@@ -129,6 +131,24 @@ static void store_rows(job *j, source *s)
     j->width = toss(s) ? bits_of((uint32_t)highest - (uint32_t)lowest) : TD_MAX_WIDTH;
     j->minimum = j->width < TD_MAX_WIDTH || toss(s) ? lowest : (int32_t)take(s, 4);
     for (uint32_t i = 0; i < n; i++) j->stored[i] -= (uint32_t)j->minimum;
+}
+
+/* Differences to multiples of other features, and Gray codes. */
+static void transform(job *j, source *s)
+{
+    j->n_transforms = 1u + take(s, 1) % FEW_TRANSFORMS;
+    memset(j->transforms, 0, sizeof j->transforms);
+    for (uint32_t i = 0; i < j->n_transforms; i++) {
+        uint8_t *record = j->transforms + i * TD_TRANSFORM_RECORD;
+        uint32_t feature = take(s, 1) % j->n_features, other = take(s, 1) % j->n_features, factor = take(s, 2);
+        td_put16(record, feature);
+        if (factor == 0 || other == feature) continue;
+        td_put16(record + 2, other);
+        td_put16(record + 4, factor);
+        record[6] = (uint8_t)(take(s, 1) & 31u);
+        record[7] = (uint8_t)take(s, 1);
+    }
+    require(td_transforms_apply(j->transforms, j->n_transforms, j->stored, j->n_rows, j->n_features, j->width) == TD_OK);
 }
 
 /* ------------------------------------------------------------- one row's place */
@@ -425,11 +445,14 @@ static uint32_t write_pack(job *j, uint32_t data_size)
     td_put32(schema + 20, 0x3F800000u);
     td_put32(schema + 32, j->image_size != 0);
     for (uint32_t i = 0; i < j->n_rows; i++) td_write_bits(order, i * bits, bits, j->place[i]);
-    td_section sections[6] = {{TD_PACK_SCHEMA, schema, sizeof schema}, {TD_PACK_PARTS, j->records, j->n_parts * TD_PART_RECORD},
+    td_section sections[7] = {{TD_PACK_SCHEMA, schema, sizeof schema}, {TD_PACK_PARTS, j->records, j->n_parts * TD_PART_RECORD},
                               {TD_PACK_DATA, j->data, data_size}, {TD_PACK_SAMPLES, starts, write_starts(j, starts)}};
     n = 4;
     if (j->ordered) sections[n++] = (td_section){TD_PACK_ORDER, order, (j->n_rows * bits + 7u) / 8u};
     if (j->image_size) sections[n++] = (td_section){TD_PACK_IMAGE, j->image, j->image_size};
+    if (j->n_transforms) {
+        sections[n++] = (td_section){TD_PACK_TRANSFORMS, j->transforms, j->n_transforms * TD_TRANSFORM_RECORD};
+    }
     require(td_file_write(TD_MAGIC_PACK, sections, n, j->file, MAX_BYTES) == TD_OK);
     return td_file_size(sections, n);
 }
@@ -486,6 +509,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     store_rows(&j, &s);
     begin_samples(&j, &s);
     choose_order(&j, &s);
-    check_pack(&j, write_pack(&j, (kind >> 2 & 3u) == 3u ? encode_archive(&j, &s) : encode_parts(&j, &s)));
+    bool archived = (kind >> 2 & 3u) == 3u;
+    j.n_transforms = 0;
+    if (!archived && !j.image_size && kind >> 4 & 1u) transform(&j, &s);
+    check_pack(&j, write_pack(&j, archived ? encode_archive(&j, &s) : encode_parts(&j, &s)));
     return 0;
 }
