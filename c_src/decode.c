@@ -10,24 +10,23 @@ TD_NOINLINE static void read_row(td_pack *pack, uint32_t row, uint32_t *values)
     uint32_t *from = td_cached_values(pack);
     if (!from) {
         from = values;
-        td_fields_join(pack, row, NULL, values);
+        for (uint32_t f = 0; f < pack->n_features; f++) values[f] = 0;
         part->spread = 0;
-    } else if (!pack->cached) {
+    } else if (!pack->part.cached) {
         td_fields_cache(pack);
     }
     if (td_part_has(part, TD_PART_KEYS)) td_part_spread(part, row, from);
-    if (from != values && td_part_row_bits(part) > 0) {
-        td_fields_join(pack, row, from, values);
-        from = values;
-    }
-    td_fields_finish(pack, from, values);
+    td_fields_read(pack, row, from, values);
+#if TD_TRANSFORMS
+    if (pack->n_transforms) td_transforms_undo(pack, values);
+#endif
 }
 
 /* The same when the cache holds all but the key. */
 static inline void read_key_row(td_pack *pack, uint32_t row, uint32_t *values)
 {
-    const uint32_t *from = td_cached_values(pack);
     td_part_spread(&pack->part, row, td_cached_values(pack));
+    const uint32_t *from = td_cached_values(pack);
     const uint32_t *sum = td_cached_sums(pack);
     for (const uint32_t *end = sum; from != end;) *values++ = *from++ + *sum++; /* sums lie behind the values */
 }
@@ -42,7 +41,7 @@ int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size)
     if (memory && size < td_pack_cache_size(pack)) return TD_E_MEMORY;
     if (pack->archive) return TD_OK; /* has no use for one */
     pack->memory = memory;
-    pack->cached = TD_CACHED_NOTHING;
+    pack->part.cached = TD_CACHED_NOTHING;
     return TD_OK;
 }
 
@@ -65,12 +64,13 @@ static int read_archived(td_pack *pack, uint32_t row, int32_t *values, uint32_t 
 
 uint32_t td_pack_position(const td_pack *pack, uint32_t row)
 {
-    uint32_t n_bits = td_id_bits(pack->n_rows);
+    uint32_t n_bits = td_log2up(pack->n_rows);
     /* Eight rows take whole bytes, and bits may be more than 2^32. */
-    return pack->order ? td_read_bits(pack->order + (row >> 3) * n_bits, (row & 7u) * n_bits, n_bits) : row;
+    return pack->order ? td_field(pack->order + (row >> 3) * n_bits, (row & 7u) * n_bits, n_bits) : row;
 }
 
-int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
+/* In both functions that give rows: a call less for each. */
+static TD_INLINE int stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 {
 #if TD_ARCHIVE
     if (pack->archive) return read_archived(pack, row, values, label);
@@ -81,11 +81,8 @@ int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *l
         if (status != TD_OK) return status;
     }
     row -= part->first_row;
-    if (pack->cached == TD_CACHED_ALL) read_key_row(pack, row, (uint32_t *)values);
+    if (pack->part.cached == TD_CACHED_ALL) read_key_row(pack, row, (uint32_t *)values);
     else read_row(pack, row, (uint32_t *)values);
-#if TD_TRANSFORMS
-    if (pack->n_transforms) td_transforms_undo(pack, (uint32_t *)values);
-#endif
 #if TD_IMAGES
     if (pack->image) td_image_inverse(pack->image, values);
 #endif
@@ -93,10 +90,15 @@ int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *l
     return TD_OK;
 }
 
+int td_pack_stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
+{
+    return stored_row(pack, row, values, label);
+}
+
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 {
     if (pack->order && row < pack->n_rows) row = td_pack_position(pack, row);
-    return td_pack_stored_row(pack, row, values, label);
+    return stored_row(pack, row, values, label);
 }
 
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values)

@@ -5,8 +5,7 @@
 
 enum { ALL_FLAGS = TD_PART_OFFSETS | TD_PART_MASKS | TD_PART_KEYS | TD_PART_DICTIONARY };
 /* f32 numbers that are not negative are in the order of their bits, NaN above all: no routine has to compare them. */
-static const uint32_t BITS_OF_1E30 = 0x7149F2CAu, BITS_OF_1E21 = 0x6258D727u, BITS_OF_1E_6 = 0x358637BDu,
-                      BITS_OF_MINUS_0 = 0x80000000u;
+static const uint32_t BITS_OF_1E30 = 0x7149F2CAu, BITS_OF_1E21 = 0x6258D727u, BITS_OF_1E_6 = 0x358637BDu;
 
 /* False for a section that has not `size` bytes; *data: NULL when there is none. */
 static bool section(const td_pack *pack, uint32_t kind, uint32_t size, const uint8_t **data)
@@ -23,14 +22,15 @@ static bool section(const td_pack *pack, uint32_t kind, uint32_t size, const uin
 /* The schema says that rows are images, and so the section is there, or neither. */
 static int read_image(td_pack *pack, bool promised)
 {
+#if TD_IMAGES
     td_section image;
     bool found = td_file_section(&pack->file, TD_PACK_IMAGE, &image) == TD_OK;
     pack->image = found ? image.data : NULL;
     if (found != promised) return TD_E_FORMAT;
-#if TD_IMAGES
     return found ? td_image_check(image.data, image.size, pack->n_features) : TD_OK;
 #else
-    return found ? TD_E_UNSUPPORTED : TD_OK;
+    pack->image = NULL;
+    return promised ? TD_E_UNSUPPORTED : TD_OK;
 #endif
 }
 
@@ -39,41 +39,40 @@ static uint32_t type_bits(uint32_t value_type)
     return value_type == TD_VALUE_I32 ? 32u : value_type <= TD_VALUE_U8 ? 8u : 16u;
 }
 
-static int read_schema(td_pack *pack)
+TD_NOINLINE static int read_schema(td_pack *pack)
 {
     const uint8_t *p;
     if (!section(pack, TD_PACK_SCHEMA, TD_PACK_SCHEMA_SIZE, &p) || !p) return TD_E_FORMAT;
-    uint32_t scale = td_get32(p + 20), images = td_get32(p + 32);
-    pack->n_rows = td_get32(p);
-    pack->n_samples = td_get32(p + 4);
-    pack->n_features = td_get16(p + 8);
-    pack->n_classes = (uint16_t)td_get16(p + 10);
-    pack->n_parts = (uint16_t)td_get16(p + 12);
+    uint32_t word[TD_PACK_SCHEMA_SIZE / 4];
+    for (uint32_t i = 0; i < TD_PACK_SCHEMA_SIZE / 4; i++) word[i] = td_get32(p + 4u * i);
+    pack->n_rows = word[0];
+    pack->n_samples = word[1];
+    pack->n_features = word[2] & 0xFFFFu;
+    pack->n_classes = (uint16_t)(word[2] >> 16);
+    pack->n_parts = (uint16_t)(word[3] & 0xFFFFu);
     pack->width = p[14];
     pack->value_type = p[15];
-    pack->minimum = td_get_i32(p + 16);
-    memcpy(&pack->scale, &scale, sizeof scale);
-    pack->zero_point = td_get_i32(p + 24);
-    pack->model_hash = td_get32(p + 28);
-    /* One less than what may not be 0 compares all bounds at once. */
-    if (pack->n_rows - 1u >= 0x0FFFFFFFu || pack->n_samples - 1u >= pack->n_rows ||
-        pack->n_features - 1u >= TD_MAX_FEATURES || pack->n_classes - 1u >= TD_MAX_CLASSES || pack->n_parts == 0 ||
-        pack->width - 1u >= TD_MAX_WIDTH || pack->value_type > TD_VALUE_U16 ||
-        pack->width > type_bits(pack->value_type) || scale - 1u >= BITS_OF_1E30 || images > 1 ||
-        (images && pack->value_type != TD_VALUE_I32))
+    pack->minimum = (int32_t)word[4];
+    pack->scale = td_get_f32(p + 20);
+    pack->zero_point = (int32_t)word[6];
+    pack->model_hash = word[7];
+    /* One less than what may not be 0 compares both bounds at once. */
+    if (word[0] - 1u >= 0x0FFFFFFFu || word[1] - 1u >= word[0] || pack->n_features - 1u >= TD_MAX_FEATURES ||
+        (word[2] >> 16) - 1u >= TD_MAX_CLASSES || pack->n_parts == 0 || pack->width - 1u >= TD_MAX_WIDTH ||
+        p[15] > TD_VALUE_U16 || pack->width > type_bits(p[15]) || word[5] - 1u >= BITS_OF_1E30 || word[8] > 1 ||
+        (word[8] && p[15] != TD_VALUE_I32))
         return TD_E_FORMAT;
-    return read_image(pack, images != 0);
+    return read_image(pack, word[8] != 0);
 }
 
 /* ------------------------------------------------------------------- parts */
 
-/* The key names base bits of a feature, each once, and they are zero in the base; *left: key bits not found yet. */
-static bool check_places(const td_part *part, uint32_t feature, uint32_t free, uint32_t *left)
+/* The key names bits of a feature that are the base's and zero there (`free`), each once; *left: key bits not found yet. */
+TD_NOINLINE static bool check_names(const td_part *part, uint32_t feature, uint32_t free, uint32_t *left)
 {
     for (uint32_t b = 0; b < part->n_bases; b++) {
-        uint32_t named, bit;
-        td_part_place(part, b, &named, &bit);
-        if (named != feature) continue;
+        uint32_t bit = td_part_name(part, b) - (feature << part->bit_bits);
+        if (bit >> part->bit_bits) continue; /* another feature's */
         if (!(free >> bit & 1u)) return false;
         free &= ~((uint32_t)1 << bit);
         --*left;
@@ -82,21 +81,21 @@ static bool check_places(const td_part *part, uint32_t feature, uint32_t free, u
 }
 
 /* Bits at..end of the codes: n ones, the last bit among them; none when n is 0. */
-static bool holds_ones(const uint8_t *codes, uint32_t at, uint32_t end, uint32_t n)
+TD_NOINLINE static bool holds_ones(const uint8_t *codes, uint32_t at, uint32_t end, uint32_t n)
 {
     uint32_t last = 1;
     if (n == 0) return at == end;
     for (uint32_t n_bits; at < end; at += n_bits) {
         n_bits = end - at < 32u ? end - at : 32u;
-        last = td_read_bits(codes, at, n_bits);
-        n -= td_count_bits(last);
+        last = td_field(codes, at, n_bits);
+        n -= td_ones(last);
         last = last >> (n_bits - 1u);
     }
     return n == 0 && last == 1;
 }
 
 /* Each block of rows starts where the one before ends, and holds a high part for each of its rows. */
-static bool check_blocks(td_part *part, uint32_t code_bits)
+TD_NOINLINE static bool check_blocks(td_part *part, uint32_t code_bits)
 {
     uint32_t end = code_bits;
     for (uint32_t block = (part->n_rows - 1u) / TD_KEY_BLOCK + 1u; block-- > 0;) {
@@ -108,25 +107,27 @@ static bool check_blocks(td_part *part, uint32_t code_bits)
 }
 
 /* Plan, ids and keys: what the sizes in the part's record promise, no id past its bases, and a key of base bits. */
-static bool check_part(const td_pack *pack, td_part *part)
+TD_NOINLINE static bool check_part(const td_pack *pack, td_part *part)
 {
     bool keys = td_part_has(part, TD_PART_KEYS);
-    uint32_t n_plan = td_part_plan_bits(pack, part), n_bases = td_part_n_bases(part), row_bits = td_part_row_bits(part);
+    td_fields plan = {part->plan, 0};
     uint32_t left = keys ? part->n_bases : 0u, at = 0, base_bits = td_part_base_bits(pack, part);
     for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t field = td_read_bits(part->plan, f * n_plan, n_plan), mask = td_part_base_mask(pack, part, f);
-        uint32_t n = td_count_bits(mask);
-        if (n > base_bits - at || (!td_part_has(part, TD_PART_MASKS) && field > pack->width)) return false;
-        if (keys && !check_places(part, f, mask & ~td_scatter(td_read_bits(part->bases, at, n), mask), &left)) return false;
+        uint32_t mask = td_take(&plan, td_part_plan_bits(pack, part));
+        if (!td_part_has(part, TD_PART_MASKS)) {
+            if (mask > pack->width) return false;
+            mask = td_leading_mask(pack->width, mask);
+        }
+        uint32_t n = td_ones(mask);
+        if (n > base_bits - at) return false;
+        if (keys && !check_names(part, f, mask & ~td_scatter(td_field(part->bases, at, n), mask), &left)) return false;
         at += n;
     }
     if (at != base_bits || left > 0) return false;
     /* Where an id of these bits may be past the last base; never for a single one, whose rows may take no bytes at all. */
-    if (n_bases != (uint32_t)1 << part->id_bits) {
-        at = 0;
-        for (uint32_t i = 0; i < part->n_rows; i++, at += row_bits) {
-            if (td_read_bits(part->rows, at, part->id_bits) >= n_bases) return false;
-        }
+    uint32_t n_bases = td_part_n_bases(part);
+    for (uint32_t i = 0; n_bases != (uint32_t)1 << part->id_bits && i < part->n_rows; i++) {
+        if (td_field(part->rows, i * td_part_row_bits(part), part->id_bits) >= n_bases) return false;
     }
     return !keys || check_blocks(part, td_get32(part->index));
 }
@@ -152,7 +153,7 @@ static int check_archive(td_pack *pack)
 #endif
 }
 
-static int check_parts(td_pack *pack)
+TD_NOINLINE static int check_parts(td_pack *pack)
 {
     td_section data;
     if (!section(pack, TD_PACK_PARTS, pack->n_parts * (uint32_t)TD_PART_RECORD, &pack->parts) || !pack->parts ||
@@ -161,23 +162,20 @@ static int check_parts(td_pack *pack)
     pack->data = data.data;
     pack->data_size = data.size;
     if (pack->parts[TD_PART_RECORD - 1] == TD_PART_ARCHIVE) return check_archive(pack);
-    uint32_t first = 0, expected = 0;
+    uint32_t first = 0, values = pack->n_features * pack->width;
+    const uint8_t *expected = pack->data;
     for (uint32_t p = 0; p < pack->n_parts; p++) {
         td_part *part = &pack->part;
-        const uint8_t *record = td_part_record(pack, p);
-        uint32_t n_rows = td_get32(record), last = td_get32(record + 12), flags = last >> 24;
-        uint32_t n_bases = td_get16(record + 10), most = flags & TD_PART_KEYS ? (uint32_t)TD_MAX_KEY : (uint32_t)TD_MAX_BASES;
-        if (n_rows - 1u >= pack->n_rows - first || td_get32(record + 4) != expected ||
-            td_get16(record + 8) >= pack->n_classes || (last & 0x00FFFFFFu) > pack->n_features * pack->width ||
-            (flags & ~(uint32_t)ALL_FLAGS) || n_bases - 1u >= most ||
-            (flags & (TD_PART_KEYS | TD_PART_DICTIONARY)) == TD_PART_DICTIONARY)
+        const uint8_t *end = td_part_open(pack, p, first, part);
+        uint32_t flags = part->flags, most = flags & TD_PART_KEYS ? (uint32_t)TD_MAX_KEY : (uint32_t)TD_MAX_BASES;
+        if (!end || part->plan != expected || part->n_rows - 1u >= pack->n_rows - first || part->label >= pack->n_classes ||
+            part->deviation_bits > values || (flags & ~(uint32_t)ALL_FLAGS) || part->n_bases - 1u >= most ||
+            (flags & (TD_PART_KEYS | TD_PART_DICTIONARY)) == TD_PART_DICTIONARY || !check_part(pack, part))
             return TD_E_FORMAT;
-        if (!td_part_open(pack, p, first, part) || !check_part(pack, part)) return TD_E_FORMAT;
-        uint32_t bits = n_rows * td_part_row_bits(part);
-        expected = (uint32_t)(part->rows - pack->data) + (bits >> 3) + ((bits & 7u) != 0);
-        first += n_rows;
+        expected = end;
+        first += part->n_rows;
     }
-    return first == pack->n_rows && expected == pack->data_size ? TD_OK : TD_E_FORMAT;
+    return first == pack->n_rows && expected == pack->data + pack->data_size ? TD_OK : TD_E_FORMAT;
 }
 
 /* ----------------------------------------------------------- samples, order */
@@ -189,45 +187,61 @@ bool td_pack_starts(const td_pack *pack, uint32_t row, uint32_t *sample)
     return *sample < pack->n_samples && td_listed_start(pack, *sample) == row;
 }
 
-/* A part begins a sample; a list rises, and the ones of a bitmap number n_samples. */
+static uint32_t rows_of(const td_pack *pack, uint32_t part)
+{
+    return td_get32(td_part_record(pack, part));
+}
+
+/* The list rises, and begins each part. */
+TD_NOINLINE static bool check_list(const td_pack *pack)
+{
+    uint32_t first = 0, part = 0, next = 0; /* row of a part, row that a sample may begin */
+    for (uint32_t i = 0; i < pack->n_samples; i++) {
+        uint32_t start = td_listed_start(pack, i);
+        if (start < next || start > first || start >= pack->n_rows) return false;
+        if (start == first) first += rows_of(pack, part++);
+        next = start + 1u;
+    }
+    return first == pack->n_rows;
+}
+
+/* A part begins a sample, the ones number n_samples, the padding is zero. */
+TD_NOINLINE static bool check_bitmap(const td_pack *pack)
+{
+    uint32_t first = 0, n = pack->n_samples;
+    for (uint32_t p = 0; p < pack->n_parts; p++) {
+        if (!td_starts_sample(pack, first)) return false;
+        first += rows_of(pack, p);
+    }
+    for (uint32_t i = 0; i < (pack->n_rows + 7u) / 8u; i++) n -= td_ones(pack->starts[i]);
+    return n == 0 && td_padded(pack->starts, pack->n_rows);
+}
+
 static bool check_starts(td_pack *pack)
 {
     bool listed = td_samples_listed(pack);
-    uint32_t n = pack->n_samples, size = listed ? 4u * n : (pack->n_rows + 7u) / 8u, first = 0, sample = 0;
+    uint32_t size = listed ? 4u * pack->n_samples : (pack->n_rows + 7u) / 8u;
     if (!section(pack, TD_PACK_SAMPLES, size, &pack->starts) || !pack->starts) return false;
-    if (listed) {
-        for (uint32_t i = 1; i < n; i++) {
-            if (td_listed_start(pack, i) <= td_listed_start(pack, i - 1u)) return false;
-        }
-        if (td_listed_start(pack, n - 1u) >= pack->n_rows) return false;
-    } else {
-        for (uint32_t i = 0; i < size; i++) n -= td_count_bits(pack->starts[i]);
-        if (n != 0 || !td_padded(pack->starts, pack->n_rows)) return false;
-    }
-    for (uint32_t p = 0; p < pack->n_parts; p++) {
-        if (!td_pack_starts(pack, first, &sample)) return false;
-        first += td_get32(td_part_record(pack, p));
-    }
-    return true;
+    return listed ? check_list(pack) : check_bitmap(pack);
 }
 
 /* The sampler divides by their sum: bounds for each keep the quotient finite, and no sum of floats is needed here. */
-static bool check_weights(td_pack *pack)
+TD_NOINLINE static bool check_weights(td_pack *pack)
 {
     bool enough = false;
     if (!section(pack, TD_PACK_WEIGHTS, 4u * pack->n_samples, &pack->weights)) return false;
     for (uint32_t i = 0; pack->weights && i < pack->n_samples; i++) {
         uint32_t bits = td_get32(pack->weights + 4u * (size_t)i);
-        if (bits > BITS_OF_1E21 && bits != BITS_OF_MINUS_0) return false;
+        if (bits > BITS_OF_1E21) return false;
         enough |= bits - BITS_OF_1E_6 <= BITS_OF_1E21 - BITS_OF_1E_6;
     }
     return enough || !pack->weights;
 }
 
 /* The position of each row that was given, if they were to be kept. */
-static bool check_order(td_pack *pack)
+TD_NOINLINE static bool check_order(td_pack *pack)
 {
-    uint32_t n_bits = td_id_bits(pack->n_rows), rest = (pack->n_rows & 7u) * n_bits, size = (pack->n_rows >> 3) * n_bits;
+    uint32_t n_bits = td_log2up(pack->n_rows), rest = (pack->n_rows & 7u) * n_bits, size = (pack->n_rows >> 3) * n_bits;
     if (!section(pack, TD_PACK_ORDER, size + (rest + 7u) / 8u, &pack->order)) return false;
     if (!pack->order) return true;
     for (uint32_t row = 0; row < pack->n_rows; row++) {
@@ -241,7 +255,6 @@ int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size)
     int status = td_file_open(&pack->file, TD_MAGIC_PACK, data, size);
     pack->memory = NULL;
     pack->archive = NULL;
-    pack->cached = TD_CACHED_NOTHING;
     if (status == TD_OK) status = read_schema(pack);
     if (status == TD_OK) status = check_parts(pack);
     if (status == TD_OK) status = td_transforms_open(pack);

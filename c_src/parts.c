@@ -10,6 +10,28 @@ typedef struct blocks {
     uint32_t left;              /* bytes */
 } blocks;
 
+uint32_t td_field(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+{
+    return td_read_bits(stream, at, n_bits);
+}
+
+uint32_t td_ones(uint32_t word)
+{
+    return td_count_bits(word);
+}
+
+uint32_t td_log2up(uint32_t n)
+{
+    return td_id_bits(n);
+}
+
+uint32_t td_take(td_fields *in, uint32_t n_bits)
+{
+    uint32_t at = in->at;
+    in->at = at + n_bits;
+    return td_field(in->stream, at, n_bits);
+}
+
 bool td_padded(const uint8_t *block, uint32_t n_bits)
 {
     return (n_bits & 7u) == 0 || block[n_bits >> 3] >> (n_bits & 7u) == 0;
@@ -41,10 +63,10 @@ static uint32_t index_field_bits(const td_part *part)
     return (uint32_t)part->n_bases + part->start_bits + LOW_FIELD;
 }
 
-static void place_keys(const td_pack *pack, blocks *in, td_part *part)
+TD_NOINLINE static void place_keys(const td_pack *pack, blocks *in, td_part *part)
 {
-    uint32_t n_key = part->n_bases, bit_bits = td_id_bits(pack->width);
-    uint32_t n_bytes = (td_id_bits(pack->n_features) + bit_bits + 7u) / 8u;
+    uint32_t n_key = part->n_bases, bit_bits = td_log2up(pack->width);
+    uint32_t n_bytes = (td_log2up(pack->n_features) + bit_bits + 7u) / 8u;
     if (n_bytes == 0) n_bytes = 1;
     const uint8_t *places = take(in, n_key, 8u * n_bytes);
     if (!places || in->left < CODE_BITS_FIELD / 8u) {
@@ -56,39 +78,40 @@ static void place_keys(const td_pack *pack, blocks *in, td_part *part)
     part->bit_bits = (uint8_t)bit_bits;
     part->place_bytes = (uint8_t)n_bytes;
     part->last_place = places + (n_key - 1u) * n_bytes;
-    part->start_bits = (uint8_t)td_id_bits(code_bits + 1u);
+    part->start_bits = (uint8_t)td_log2up(code_bits + 1u);
     part->index = take(in, CODE_BITS_FIELD + n_blocks * index_field_bits(part), 1);
     part->codes = take(in, code_bits, 1);
 }
 
-bool td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part)
+const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part)
 {
     const uint8_t *record = td_part_record(pack, index);
-    uint32_t offset = td_get32(record + 4), last = td_get32(record + 12), n_features = pack->n_features;
+    uint32_t offset = td_get32(record + 4), ids = td_get32(record + 8), last = td_get32(record + 12);
     part->flags = (uint8_t)(last >> 24);
-    part->label = (uint16_t)td_get16(record + 8);
-    part->n_bases = (uint16_t)td_get16(record + 10);
+    part->cached = TD_CACHED_NOTHING;
+    part->label = (uint16_t)(ids & 0xFFFFu);
+    part->n_bases = (uint16_t)(ids >> 16);
+    part->id_bits = (uint8_t)td_log2up(td_part_n_bases(part));
     part->number = (uint16_t)index;
     part->n_rows = td_get32(record);
     part->first_row = first_row;
     part->deviation_bits = last & 0x00FFFFFFu;
-    part->id_bits = (uint8_t)td_id_bits(td_part_n_bases(part));
     part->at_row = NO_ROW;
     part->spread = 0;
     part->offsets = part->dictionary = NULL;
-    if (offset > pack->data_size) return false;
+    if (offset > pack->data_size) return NULL;
     blocks in = {pack->data + offset, pack->data_size - offset};
-    part->plan = take(&in, n_features, td_part_plan_bits(pack, part));
-    if (td_part_has(part, TD_PART_OFFSETS)) part->offsets = take(&in, n_features, pack->width);
+    part->plan = take(&in, pack->n_features, td_part_plan_bits(pack, part));
+    if (td_part_has(part, TD_PART_OFFSETS)) part->offsets = take(&in, pack->n_features, pack->width);
     if (td_part_has(part, TD_PART_DICTIONARY)) {
-        part->dictionary = take(&in, n_features, 16);
-        if (!part->dictionary) return false;
+        part->dictionary = take(&in, pack->n_features, 16);
+        if (!part->dictionary) return NULL;
         take(&in, td_part_entries(pack, part), pack->width);
     }
     part->bases = take(&in, td_part_n_bases(part), td_part_base_bits(pack, part));
     if (td_part_has(part, TD_PART_KEYS)) place_keys(pack, &in, part);
     part->rows = take(&in, part->n_rows, td_part_row_bits(part));
-    return part->rows != NULL;
+    return in.at;
 }
 
 int td_part_find(td_pack *pack, uint32_t row)
@@ -101,28 +124,28 @@ int td_part_find(td_pack *pack, uint32_t row)
         index = part->number + (uint32_t)1;
     }
     for (; row - first >= (n = td_get32(td_part_record(pack, index))); index++) first += n;
-    pack->cached = TD_CACHED_NOTHING;
     return td_part_open(pack, index, first, &pack->part) ? TD_OK : TD_E_FORMAT;
 }
 
 uint32_t td_part_base_mask(const td_pack *pack, const td_part *part, uint32_t feature)
 {
     uint32_t n_bits = td_part_plan_bits(pack, part);
-    uint32_t field = td_read_bits(part->plan, feature * n_bits, n_bits);
+    uint32_t field = td_field(part->plan, feature * n_bits, n_bits);
     return td_part_has(part, TD_PART_MASKS) ? field : td_leading_mask(pack->width, field);
 }
 
 uint64_t td_read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits)
 {
-    if (n_bits <= 32) return td_read_bits(stream, at, n_bits);
-    return td_read_bits(stream, at, 32) | (uint64_t)td_read_bits(stream, at + 32u, n_bits - 32u) << 32;
+    if (n_bits <= 32) return td_field(stream, at, n_bits);
+    return td_field(stream, at, 32) | (uint64_t)td_field(stream, at + 32u, n_bits - 32u) << 32;
 }
 
-void td_part_place(const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit)
+uint32_t td_part_name(const td_part *part, uint32_t b)
 {
-    uint32_t n_bytes = part->place_bytes, name = td_place_name(part->last_place - b * n_bytes, n_bytes);
-    *feature = name >> part->bit_bits;
-    *bit = name & td_low_mask(part->bit_bits);
+    uint32_t name = 0, n = part->place_bytes;
+    const uint8_t *place = part->last_place - b * n;
+    while (n-- > 0) name = name << 8 | place[n];
+    return name;
 }
 
 uint32_t td_part_start_block(td_part *part, uint32_t block)
@@ -131,8 +154,8 @@ uint32_t td_part_start_block(td_part *part, uint32_t block)
     uint32_t at = CODE_BITS_FIELD + block * index_field_bits(part), n_codes = part->n_rows - row - 1u;
     if (n_codes >= TD_KEY_BLOCK) n_codes = TD_KEY_BLOCK - 1u;
     part->high_key = td_read_long(part->index, at, n_key);
-    part->n_low = (uint8_t)td_read_bits(part->index, at + n_key, LOW_FIELD);
-    part->at_low = td_read_bits(part->index, at + n_key + LOW_FIELD, n_start);
+    part->n_low = (uint8_t)td_field(part->index, at + n_key, LOW_FIELD);
+    part->at_low = td_field(part->index, at + n_key + LOW_FIELD, n_start);
     part->at_high = part->at_low + n_codes * part->n_low;
     part->at_row = row;
     return n_codes;
@@ -159,9 +182,8 @@ int td_pack_plan(const td_pack *pack, uint32_t index, td_part_header *header, ui
         key[f] = 0;
     }
     for (uint32_t b = 0; (header->flags & TD_PART_KEYS) && b < header->n_bases; b++) {
-        uint32_t feature, bit;
-        td_part_place(&part, b, &feature, &bit);
-        key[feature] |= (uint32_t)1 << bit;
+        uint32_t name = td_part_name(&part, b);
+        key[name >> part.bit_bits] |= (uint32_t)1 << (name & td_low_mask(part.bit_bits));
     }
     return TD_OK;
 }

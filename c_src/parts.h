@@ -5,6 +5,19 @@
 
 #include "td_bits.h"
 
+/* What td_bits.h has inline, once for all who need not be fast: a field, a count of ones, log2up. */
+uint32_t td_field(const uint8_t *stream, uint32_t at, uint32_t n_bits);
+uint32_t td_ones(uint32_t word);
+uint32_t td_log2up(uint32_t n);
+
+/* Takes fields from a stream, one after another. */
+typedef struct td_fields {
+    const uint8_t *stream;
+    uint32_t at;                /* bit */
+} td_fields;
+
+uint32_t td_take(td_fields *in, uint32_t n_bits);
+
 static inline bool td_part_has(const td_part *part, uint32_t flag)
 {
     return (part->flags & flag) != 0;
@@ -19,7 +32,7 @@ static inline uint32_t td_part_row_bits(const td_part *part)
 /* Bits of a feature in the plan. */
 static inline uint32_t td_part_plan_bits(const td_pack *pack, const td_part *part)
 {
-    return td_part_has(part, TD_PART_MASKS) ? pack->width : td_id_bits(pack->width + 1u);
+    return td_part_has(part, TD_PART_MASKS) ? pack->width : td_log2up(pack->width + 1u);
 }
 
 /* Bits of one base. */
@@ -36,15 +49,6 @@ static inline uint32_t td_part_n_bases(const td_part *part)
 static inline const uint8_t *td_part_record(const td_pack *pack, uint32_t index)
 {
     return pack->parts + (size_t)index * TD_PART_RECORD;
-}
-
-/* The name of a bit of the key: feature * 2^bit_bits + bit. */
-static inline uint32_t td_place_name(const uint8_t *place, uint32_t n_bytes)
-{
-    uint32_t name = place[0];
-    if (n_bytes > 1) name |= (uint32_t)place[1] << 8;
-    if (n_bytes > 2) name |= (uint32_t)place[2] << 16;
-    return name;
 }
 
 /* What a cache holds: of each feature the bits that rows share and those of the key, then what is added to its value,
@@ -84,17 +88,17 @@ static inline bool td_starts_sample(const td_pack *pack, uint32_t row)
 
 /* Whether all bits behind the n_bits of a block, up to its byte's end, are zero. */
 bool td_padded(const uint8_t *block, uint32_t n_bits);
-/* Part `index`, whose first row is first_row and whose record is sound. False when its blocks do not fit the data
- * section or are not padded with zeros. */
-bool td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part);
+/* Part `index`, whose first row is first_row, and where it ends; NULL when its blocks do not fit the data section or are
+ * not padded with zeros. Takes any record; what it says is to be checked before rows are read. */
+const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part);
 /* Makes the part of a row the one at hand: TD_E_RANGE when there is no such row. */
 int td_part_find(td_pack *pack, uint32_t row);
 /* Which bits of a feature are the base's. */
 uint32_t td_part_base_mask(const td_pack *pack, const td_part *part, uint32_t feature);
 /* Entries of all dictionaries; the part has TD_PART_DICTIONARY. */
 uint32_t td_part_entries(const td_pack *pack, const td_part *part);
-/* Bit `b` of the key, counted from the least significant: where it goes. */
-void td_part_place(const td_part *part, uint32_t b, uint32_t *feature, uint32_t *bit);
+/* Bit `b` of the key, counted from the least significant: feature * 2^bit_bits + bit. */
+uint32_t td_part_name(const td_part *part, uint32_t b);
 /* Fields of n_bits up to 64. */
 uint64_t td_read_long(const uint8_t *stream, uint32_t at, uint32_t n_bits);
 /* Goes to the first row of a block of TD_KEY_BLOCK rows, whose key is high_key then; returns how many rows follow it in
@@ -107,9 +111,7 @@ void td_part_spread(td_part *part, uint32_t row, uint32_t *values);
 
 /* fields.c, of the part at hand. Fills the cache: no key is spread in it yet. */
 void td_fields_cache(td_pack *pack);
-/* values: `from` (NULL: nothing) and the bits of row `row` of the part that are not in it, but for the key's. */
-void td_fields_join(const td_pack *pack, uint32_t row, const uint32_t *from, uint32_t *values);
-/* values: `from` with dictionaries' entries in place of their numbers, and with minimum and offset. */
-void td_fields_finish(const td_pack *pack, const uint32_t *from, uint32_t *values);
+/* Row `row` of the part. from, which may be values: the cache, or what the key's bits make of zeros. */
+void td_fields_read(const td_pack *pack, uint32_t row, const uint32_t *from, uint32_t *values);
 
 #endif /* PARTS_H */

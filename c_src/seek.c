@@ -1,17 +1,23 @@
 /* Keys of a part's rows: found in order or at random, and their bits put where they belong. */
 #include "parts.h"
 
+#ifdef __OPTIMIZE_SIZE__ /* one copy must do */
+#define read_bits td_field
+#else
+#define read_bits td_read_bits
+#endif
+
 static inline uint64_t shifted(uint32_t value, uint32_t n_bits)
 {
     if (n_bits >= 32) return (uint64_t)(value << (n_bits - 32u)) << 32;
     return value << n_bits | (uint64_t)(value >> 1 >> (31u - n_bits)) << 32;
 }
 
-/* The key of the next row of the block. Its high part grew by the zeros before its one. Bits of the key from n_bases on
- * are not cleared. */
-TD_NOINLINE static uint64_t next_key(td_part *part)
+/* The key of the next row of the block, whose high part grew by the bits from `start` to the next one. Bits of the key from
+ * n_bases on are not cleared. */
+TD_NOINLINE static uint64_t next_key(td_part *part, uint32_t start)
 {
-    uint32_t at = part->at_high, start = at, n_low = part->n_low;
+    uint32_t at = part->at_high, n_low = part->n_low;
     const uint8_t *from = part->codes + (at >> 3);
     uint32_t bits = (uint32_t)*from >> (at & 7u);
     for (; bits == 0; bits = *++from) at = (at | 7u) + 1u;
@@ -21,30 +27,10 @@ TD_NOINLINE static uint64_t next_key(td_part *part)
     if (at != start) part->high_key += shifted(at - start, n_low);
     at = part->at_low;
     part->at_low = at + n_low;
-    uint64_t key = part->high_key;
-    if (n_low > 32) {
-        n_low -= 32;
-        key += (uint64_t)td_read_bits(part->codes, at + 32u, n_low) << 32;
-        n_low = 32;
-    }
-    return key + td_read_bits(part->codes, at, n_low);
+    return part->high_key + (n_low > 32 ? td_read_long(part->codes, at, n_low) : read_bits(part->codes, at, n_low));
 }
 
-/* Passes n rows of the block. */
-static void skip_keys(td_part *part, uint32_t n)
-{
-    uint32_t at = part->at_high, start = at + n;
-    const uint8_t *from = part->codes + (at >> 3);
-    uint32_t bits = (uint32_t)*from >> (at & 7u);
-    part->at_row += n;
-    part->at_low += n * part->n_low;
-    for (uint32_t ones; (ones = td_count_byte(bits)) < n; n -= ones, bits = *++from) at = (at | 7u) + 1u;
-    for (; n > 0; bits >>= 1, at++) n -= bits & 1u;
-    part->at_high = at;
-    part->high_key += shifted(at - start, part->n_low);
-}
-
-/* The key of any row of the part. */
+/* Any key of the part. */
 TD_NOINLINE static uint64_t seek_key(td_part *part, uint32_t row)
 {
     uint32_t there = part->at_row;
@@ -53,8 +39,15 @@ TD_NOINLINE static uint64_t seek_key(td_part *part, uint32_t row)
         there = part->at_row;
         if (row == there) return part->high_key;
     }
-    skip_keys(part, row - there - 1u);
-    return next_key(part);
+    uint32_t n = row - there - 1u, at = part->at_high, start = at + n; /* rows to pass */
+    const uint8_t *from = part->codes + (at >> 3);
+    uint32_t bits = (uint32_t)*from >> (at & 7u);
+    part->at_row += n;
+    part->at_low += n * part->n_low;
+    for (uint32_t ones; (ones = td_count_byte(bits)) < n; n -= ones, bits = *++from) at = (at | 7u) + 1u;
+    for (; n > 0; bits >>= 1, at++) n -= bits & 1u;
+    part->at_high = at;
+    return next_key(part, start);
 }
 
 /* Toggles the bits of values for which `changed` has ones; its lowest bit is bit `b` of the key, counted from the least
@@ -62,10 +55,9 @@ TD_NOINLINE static uint64_t seek_key(td_part *part, uint32_t row)
 static void toggle_bits(const td_part *part, uint32_t b, uint32_t changed, uint32_t *values)
 {
     for (; changed; changed >>= 1, b++) {
-        uint32_t feature, bit;
         if (!(changed & 1u)) continue;
-        td_part_place(part, b, &feature, &bit);
-        values[feature] ^= (uint32_t)1 << bit;
+        uint32_t name = td_part_name(part, b);
+        values[name >> part->bit_bits] ^= (uint32_t)1 << (name & td_low_mask(part->bit_bits));
     }
 }
 
@@ -74,17 +66,17 @@ static inline void toggle_low_bits(const td_part *part, uint32_t changed, uint32
 {
     uint32_t bit_bits = part->bit_bits, bit_mask = ((uint32_t)1 << bit_bits) - 1u;
     const uint8_t *place = part->last_place;
-    while (changed) {
+    if (changed == 0) return;
+    do {
         for (; !(changed & 1u); changed >>= 1) place--;
         uint32_t name = *place--;
-        changed >>= 1;
         values[name >> bit_bits] ^= (uint32_t)1 << (name & bit_mask);
-    }
+    } while (changed >>= 1);
 }
 
 void td_part_spread(td_part *part, uint32_t row, uint32_t *values)
 {
-    uint64_t key = row == part->at_row + 1u && row % TD_KEY_BLOCK ? next_key(part) : seek_key(part, row);
+    uint64_t key = row == part->at_row + 1u && row % TD_KEY_BLOCK ? next_key(part, part->at_high) : seek_key(part, row);
     uint64_t changed = key ^ part->spread;
     uint32_t n_key = part->n_bases, low = (uint32_t)changed, high = (uint32_t)(changed >> 32);
     part->spread = key;

@@ -541,7 +541,7 @@ enum td_value_type { TD_VALUE_I32 = 0, TD_VALUE_I8 = 1, TD_VALUE_U8 = 2, TD_VALU
 enum td_cached {
     TD_CACHED_NOTHING = 0,
     TD_CACHED_PART = 1,         /* what its rows share */
-    TD_CACHED_ALL = 2           /* and rows differ in their keys only */
+    TD_CACHED_ALL = 2           /* and rows differ in their keys only, and went through no transforms */
 };
 
 /* A part, ready for row access. Bytes come first: a Cortex-M0 reaches only 32 of them by one instruction. */
@@ -552,6 +552,7 @@ typedef struct td_part {
     uint8_t place_bytes;        /* and its bytes. This and the next two: TD_PART_KEYS only, as all names of keys below */
     uint8_t start_bits;         /* of where a block's codes start, in the index */
     uint8_t n_low;              /* bits of a low part in the block at hand */
+    uint8_t cached;             /* enum td_cached */
     uint16_t label;
     uint16_t n_bases;           /* with TD_PART_KEYS: bits of a key */
     uint16_t number;            /* its place among the parts */
@@ -561,9 +562,9 @@ typedef struct td_part {
     uint32_t at_row;            /* row of the part whose key was read last, 0xFFFFFFFF: none */
     uint32_t at_low;            /* where the next row's low part starts, bits */
     uint32_t at_high;           /* where the next row's high part starts, bits */
-    const uint8_t *plan;
     uint64_t high_key;          /* of the row read last: the first key of its block and its own high part */
     uint64_t spread;            /* the key whose bits are in the cache, 0: none */
+    const uint8_t *plan;
     const uint8_t *offsets;     /* NULL without TD_PART_OFFSETS */
     const uint8_t *dictionary;  /* NULL without TD_PART_DICTIONARY */
     const uint8_t *bases;
@@ -574,31 +575,30 @@ typedef struct td_part {
 } td_part;
 
 typedef struct td_pack {
-    td_file file;
+    td_part part;               /* the part used last. First, so that one pointer reaches both */
+    uint32_t n_features;
+    uint32_t width;             /* bits a feature, 1..32 */
+    void *memory;               /* a cache or what an archive needs, NULL: none */
+    int32_t minimum;            /* value = minimum + stored */
+    const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
+    const uint8_t *parts;
     uint32_t n_rows;
     uint32_t n_samples;         /* of the condensed set */
-    uint32_t n_features;
     uint16_t n_classes;         /* labels are below this */
     uint16_t n_parts;
-    uint8_t width;              /* bits a feature, 1..32 */
     uint8_t value_type;         /* enum td_value_type */
-    uint8_t cached;             /* enum td_cached */
     uint8_t n_transforms;       /* to undo */
-    int32_t minimum;            /* value = minimum + stored */
     float scale;                /* real = scale * (value - zero_point) */
     int32_t zero_point;
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
-    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
-    const uint8_t *transforms;  /* their records */
-    const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
-    const uint8_t *archive;     /* NULL: rows are in parts */
-    const uint8_t *parts;
     const uint8_t *data;
     uint32_t data_size;         /* bytes */
     const uint8_t *starts;      /* bit i: row i begins a sample; of few samples the u32 of each */
     const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
-    void *memory;               /* a cache or what an archive needs, NULL: none */
-    td_part part;               /* the part used last */
+    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
+    const uint8_t *transforms;  /* their records */
+    const uint8_t *archive;     /* NULL: rows are in parts */
+    td_file file;
 } td_pack;
 
 /* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */

@@ -9,8 +9,10 @@
 /* A function apart: inlined, it would take registers or stack from callers that seldom need it. */
 #if defined(__GNUC__)
 #define TD_NOINLINE __attribute__((noinline))
+#define TD_INLINE inline __attribute__((always_inline))
 #else
 #define TD_NOINLINE
+#define TD_INLINE inline
 #endif
 
 static inline uint32_t td_get16(const uint8_t *p)
@@ -30,10 +32,11 @@ static inline int32_t td_get_i32(const uint8_t *p)
 
 static inline float td_get_f32(const uint8_t *p)
 {
-    uint32_t bits = td_get32(p);
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    union {
+        uint32_t bits;
+        float value;
+    } both = {td_get32(p)}; /* freestanding, memcpy would be a call */
+    return both.value;
 }
 
 static inline void td_put16(uint8_t *p, uint32_t value)

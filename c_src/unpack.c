@@ -230,10 +230,9 @@ static bool key_bits_of(const td_unpacker *u, const td_part *part, uint32_t w, u
 {
     bool any = false;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t feature, bit;
         bits[i] = 0;
         if (from + i >= part->n_bases) continue;
-        td_part_place(part, from + i, &feature, &bit);
+        uint32_t name = td_part_name(part, from + i), feature = name >> part->bit_bits, bit = name & td_low_mask(part->bit_bits);
         if (feature / lanes(u->bits) != w) continue;
         bits[i] = (uint64_t)1 << (feature % lanes(u->bits) * u->bits + bit);
         any = true;
