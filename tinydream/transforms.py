@@ -19,8 +19,7 @@ __all__ = ["Transform", "apply_transforms", "plan_transforms", "read_transforms"
 SAMPLE = 1024  # rows by which transforms are compared before their packs are
 ALL_PAIRS = 64  # features up to which each may be predicted by any other one
 NEAR = 8  # beyond, by those so near
-LEAST_ALIKE = 0.1  # squared correlation of a feature with one that might predict it
-TRIED = 6  # features that are tried to predict one, those that resemble it most
+TRIED = 4  # features that are tried to predict one, those that resemble it most
 LEAST_BITS = 0.25  # a row, that a transform must promise to save
 LEAST_SHARE = 128  # of a pack that it must save: each costs a board some 40 instructions a row
 FAILURES = 3  # promises in a row that were not kept, and the search ends
@@ -166,8 +165,8 @@ class _Search:
     def gray_codes(self) -> list[Transform]:
         """Those that lower the entropies of a feature's bits, also of what it has above its minimum; the best first."""
         moved = self._left - self._left.min(axis=1, keepdims=True)
-        bits = np.minimum(_bit_entropy(self._left, self._width), _bit_entropy(moved, self._width))
-        saved = bits - _bit_entropy(self._left ^ self._left >> np.uint32(1), self._width)
+        bits = np.minimum(_bit_entropy(self._left), _bit_entropy(moved))
+        saved = bits - _bit_entropy(self._left ^ self._left >> np.uint32(1))
         order = np.argsort(-saved, kind="stable").tolist()
         return [Transform(feature) for feature in order if saved[feature] >= self._least]
 
@@ -212,13 +211,15 @@ class _Search:
     def _promise(self, feature: int) -> tuple[float, Transform] | None:
         if self._cost[feature] < self._least:
             return None
-        clipped, norm = _clip(self._left[feature : feature + 1])
+        changed = any(transform.feature == feature for transform in self.chosen)
+        clipped, norm = _clip(self._left[[feature]]) if changed else (self._clipped[[feature]], self._norm[[feature]])
         d = len(self._columns)
         near = range(d) if d <= ALL_PAIRS else range(max(0, feature - NEAR), min(d, feature + NEAR + 1))
         alike = self._clipped[near.start : near.stop] @ clipped[0]
+        least = 1 - 0.25**self._least  # a correlation of r saves log2(1 / (1 - r^2)) / 2 bits
         found: list[Transform] = []
         for at in np.argsort(-np.abs(alike), kind="stable")[: TRIED + 1].tolist():
-            if alike[at] ** 2 >= LEAST_ALIKE and near[at] not in self._avoided and not self._needs(near[at], feature):
+            if alike[at] ** 2 >= least and near[at] not in self._avoided and not self._needs(near[at], feature):
                 found += self._differences(feature, near[at], float(alike[at] * norm[0] / self._norm[near[at]]))
         if not found:
             return None
@@ -269,13 +270,15 @@ def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     return clipped / np.where(norm > 0, norm, 1)[:, None], norm
 
 
-def _bit_entropy(columns: Rows, width: int) -> npt.NDArray[np.float64]:
+def _bit_entropy(columns: Rows) -> npt.NDArray[np.float64]:
     """Sum of the entropies of the bits of each row of `columns`."""
-    total = np.zeros(len(columns))
-    for bit in range(width):
-        share = np.clip((columns >> np.uint32(bit) & 1).mean(axis=1), 1e-12, 1 - 1e-12)
-        total -= share * np.log2(share) + (1 - share) * np.log2(1 - share)
-    return total
+    d, n = columns.shape
+    rows, ones = np.ascontiguousarray(columns.T), np.empty((d, 32), dtype=np.uint32)
+    lib.td_count_ones(
+        view(rows, "const uint32_t[]"), n, d, 32, ffi.from_buffer("uint32_t[]", ones), ffi.new("uint32_t[]", 8 * d)
+    )
+    share = np.clip(ones / n, 1e-12, 1 - 1e-12)
+    return np.asarray(-(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum(axis=1))
 
 
 def _spread(columns: Rows, width: int) -> npt.NDArray[np.float64]:
