@@ -15,7 +15,7 @@ from .archive import archive_rows
 from .errors import DataError, UsageError
 from .files import write_sections
 from .images import ImageOptions, Transformed, transforms
-from .keys import encode_sorted
+from .keys import encode_sorted, plan_sorted
 from .packs import PROFILES, VALUE_TYPES, Pack, Progress
 from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_published, reduce, unsigned_rows
 from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
@@ -376,8 +376,9 @@ def _with_transforms(
 
 
 def _planned_size(rows: npt.NDArray[np.uint32], width: int, method: str, sortable: bool) -> int:
-    by_key = encode_sorted(rows, width) if sortable else None
-    return len(by_key.data if by_key else _encode_part(rows, width, method)[0])
+    """Bytes of a part of these rows, about."""
+    by_key = plan_sorted(rows, width) if sortable else None
+    return by_key.size // 8 if by_key else len(_encode_part(rows, width, method)[0])
 
 
 def _sortable(method: str, group: Groups, members: npt.NDArray[np.int64]) -> bool:
