@@ -380,7 +380,7 @@ static uint32_t encode_archive(job *j, source *s)
 {
     static uint32_t before[ALL_VALUES];
     /* Few rows or all, as rows in another order are decoded by a block each. */
-    uint32_t d = j->n_features, per_block = toss(s) ? 1u + take(s, 1) % 8u : j->n_rows + take(s, 1) % 2u;
+    uint32_t d = j->n_features, per_block = toss(s) ? 1u + take(s, 1) % 3u : j->n_rows + take(s, 1) % 2u;
     uint32_t n_blocks = (j->n_rows - 1u) / per_block + 1u;
     uint32_t bits = LEAST_CELLS, more = take(s, 1) % (MOST_CELLS - LEAST_CELLS + 1u);
     while (more-- && (uint64_t)2 << bits <= 64u * (uint64_t)per_block * d) bits++;
