@@ -158,6 +158,20 @@ def test_archives_are_as_small_nearly(tmp_path: Path) -> None:
         assert embedded(verify(tmp_path / "x.tdz")) == embedded(at_once)
 
 
+def test_features_become_differences_as_they_do_at_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    start, length = random.integers(0, 5000, 30_000), random.integers(0, 40, 30_000)
+    rows = np.stack([start, start + length, 2 * start + 5], axis=1).astype(np.int16)
+    np.save(tmp_path / "x.npy", rows)
+    at_once = pack(td.table_from_arrays(rows, None))
+    told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", max_memory=SMALL)
+    made = verify(tmp_path / "x.tdz")
+    assert {t.feature for t in made.transforms} == {t.feature for t in at_once.transforms} and len(made.transforms) == 2
+    assert embedded(made) == embedded(at_once) and told.parts > 3 and told.bytes < 1.5 * len(at_once.data)
+    told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", max_memory=SMALL, method="entrogede")
+    assert not verify(tmp_path / "x.tdz").transforms and told.bytes > 1.5 * len(at_once.data)
+
+
 # ------------------------------------------------------------------ replay sets
 
 
@@ -228,6 +242,7 @@ def test_replay_sets_that_cannot_be(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ memory and interruptions
 
 MEMORY = 2**23
+FIRST_USE = 2**20  # bytes that modules take when they are first used
 
 
 def write_array(folder: Path, n: int, d: int) -> dict[str, Any]:
@@ -250,7 +265,7 @@ def test_memory_is_bounded(tmp_path: Path, mode: dict[str, Any]) -> None:
     if "replay" in mode:  # takes integers
         np.save(tmp_path / "t.npy", (np.load(tmp_path / "t.npy") * 4).astype(np.int64))
     rows, n_parts, peak = peak_of(tmp_path / "t.npy", tmp_path / "t.tdz", **options)
-    assert peak < 1.25 * MEMORY
+    assert peak < 1.25 * MEMORY + FIRST_USE
     assert (rows == n and n_parts > 3) or ("replay" in mode and 30 < rows <= 300)
 
 

@@ -21,7 +21,7 @@ from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_pub
 from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
 from .sources import as_table
 from .table import Table
-from .transforms import apply_transforms, plan_transforms
+from .transforms import Transform, apply_transforms, plan_transforms
 from .windows import as_blocks, overlap
 
 if TYPE_CHECKING:
@@ -354,7 +354,20 @@ def _with_transforms(
     coded: _Coded, rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str,
     most: int,
 ) -> tuple[_Coded, bytes]:  # fmt: skip
-    """Under transforms, with their section, where that is smaller; else as it is. They are measured on some rows."""
+    """Under transforms, with their section, where that is smaller; else as it is."""
+    chosen = choose_transforms(rows, width, labels, group, method)
+    if not chosen:
+        return coded, b""
+    section = b"".join(transform.record() for transform in chosen)
+    other = _encode_parts(apply_transforms(chosen, rows, width), rows, width, labels, group, method, most)
+    smaller = len(other.data) + lib.TD_FILE_ENTRY + len(section) < len(coded.data)
+    return (other, section) if smaller else (coded, b"")
+
+
+def choose_transforms(
+    rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str
+) -> tuple[Transform, ...]:
+    """Transforms that make a pack of these rows (n, features) smaller, measured on some rows of the largest classes."""
     classes, counts = np.unique(labels, return_counts=True)
     largest = np.sort(classes[np.argsort(-counts, kind="stable")[:MEASURED_CLASSES]])
     step = int(np.sort(counts)[-MEASURED_CLASSES:].sum()) // MEASURED + 1
@@ -366,13 +379,7 @@ def _with_transforms(
         pieces = zip(np.split(some, ends), sortable, strict=True)
         return sum(_planned_size(np.ascontiguousarray(piece), width, method, by_key) for piece, by_key in pieces)
 
-    chosen = plan_transforms(rows[np.concatenate(members)], width, size, gray=not all(sortable))
-    if not chosen:
-        return coded, b""
-    section = b"".join(transform.record() for transform in chosen)
-    other = _encode_parts(apply_transforms(chosen, rows, width), rows, width, labels, group, method, most)
-    smaller = len(other.data) + lib.TD_FILE_ENTRY + len(section) < len(coded.data)
-    return (other, section) if smaller else (coded, b"")
+    return plan_transforms(rows[np.concatenate(members)], width, size, gray=not all(sortable))
 
 
 def _planned_size(rows: npt.NDArray[np.uint32], width: int, method: str, sortable: bool) -> int:

@@ -13,6 +13,7 @@ from .archive import plan_archive, sorted_in_samples
 from .errors import DataError
 from .packing import best_part, part_record, sample_starts
 from .scanning import Found, Plan, Rows
+from .transforms import Transform, apply_transforms
 
 __all__ = ["Archive", "Parts", "Positions"]
 
@@ -106,6 +107,7 @@ class Parts:
 
     def __init__(
         self, plan: Plan, found: Found, *, per_class: int, method: str, memory: int, sequence: bool = False,
+        transforms: tuple[Transform, ...] = (),
         positions: Positions | None = None, archive: Archive | None = None,
     ) -> None:  # fmt: skip
         """`memory`: bytes that this may take, about. `sequence`: rows of a class stay as they came."""
@@ -115,8 +117,10 @@ class Parts:
         self.n_rows = self.n_samples = 0
         self._most_value, self._method, self._sequence = plan.high, method, sequence
         self._positions, self._archive, self._shared = positions, archive, plan.shared
+        self._transforms = transforms
         # While a part is encoded there are its rows a few times, its keys, their order and its bytes.
-        self._part_rows = max(16, memory * 2 // 3 // (32 * plan.n_stored + 150))
+        value = 48 if transforms else 32
+        self._part_rows = max(16, memory * 2 // 3 // (value * plan.n_stored + 150))
         self._most_rows = max(16, memory // 3 // (4 * plan.n_stored + 4))
         self._waiting: dict[int, list[tuple[Rows, Unsigned]]] = {}  # rows and their numbers
         self._n_waiting: dict[int, int] = {}
@@ -169,8 +173,9 @@ class Parts:
     def _part(self, rows: Unsigned, given: Unsigned, number: int) -> bytes:
         members = np.arange(len(rows))
         group = np.zeros(len(rows), dtype=np.uint32) if self._sequence else None
+        coded = apply_transforms(self._transforms, rows, self.width) if self._transforms else rows
         data, header, begins, order = best_part(
-            rows, self.width, self._method, group, members, self._most, self._shared
+            coded, self.width, self._method, group, members, self._most, self._shared, rows
         )
         if self._archive:
             data, header = b"", ffi.new("td_part_header *", {"n_bases": 1, "flags": lib.TD_PART_ARCHIVE})

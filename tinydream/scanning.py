@@ -14,9 +14,10 @@ from ._native import lib
 from .chunks import Chunk, Source, TypesChangedError
 from .errors import DataError
 from .images import ImageOptions, ImageTransform, decibels, possible
-from .packing import SharedPlan, encode_images, shared_plan
+from .packing import MEASURED, SharedPlan, choose_transforms, encode_images, shared_plan
 from .schema import Field, FieldPlanner, Lossy, Schema, add_error, type_name
 from .table import MAX_CLASSES, ClassLabel, Column, Table, class_label, class_numbers
+from .transforms import Transform
 
 __all__ = ["Classes", "Fields", "Found", "Pictures", "Plan", "Tell", "scan"]
 
@@ -26,6 +27,7 @@ Rows = npt.NDArray[np.int32]
 MOST_ROWS = 2**28 - 1  # of a pack
 MOST_TRIED = 2**13  # images on which transforms are compared
 TRIED_BYTES = 64  # that a value of these takes
+MEASURED_BYTES = 128  # that a value takes of the rows on which transforms are measured
 
 
 @dataclass(frozen=True)
@@ -175,18 +177,44 @@ def _texts(values: npt.NDArray[Any]) -> list[str]:
     return texts
 
 
+class _Some:
+    """Every row whose number is a multiple of a power of two, so that there are no more than `most`, or 16."""
+
+    def __init__(self, most: int) -> None:
+        self.chunks: list[Chunk] = []
+        self._most, self._n_rows, self._every = max(16, most), 0, 1
+
+    def see(self, chunk: Chunk) -> None:
+        """The next rows."""
+        self._take(chunk.rows(np.arange(-self._n_rows % self._every, len(chunk), self._every)))
+        self._n_rows += len(chunk)
+        while sum(map(len, self.chunks)) > self._most:
+            self._every, seen, before = 2 * self._every, 0, self.chunks
+            self.chunks = []
+            for part in before:
+                self._take(part.rows(np.arange(seen % 2, len(part), 2)))
+                seen += len(part)
+
+    def _take(self, chunk: Chunk) -> None:
+        if len(chunk):
+            self.chunks.append(chunk)
+
+
 class Fields:
-    """Plans the fields of what it sees."""
+    """Plans the fields of what it sees, and the transforms of their stored values, by some rows spread over all."""
 
     def __init__(self, source: Source, lossy: Lossy | None, memory: int) -> None:
         self._plain, self._lossy, self._memory = source.plain, lossy, memory
         self._features: list[FieldPlanner] = []
         self._labels: list[FieldPlanner] = []
+        self._some = _Some(0)
 
     def see(self, chunk: Chunk) -> None:
         """The next rows. Raises DataError when a column's texts take too much memory."""
         most = self._memory // (len(chunk.features) + len(chunk.labels))
         if not self._features:
+            n_values = sum(column.values[:1].size for column in (*chunk.features, *chunk.labels))
+            self._some = _Some(min(MEASURED, self._memory // (MEASURED_BYTES * n_values)))
             self._features = [
                 FieldPlanner.of(column.name, column.values, lossy=self._lossy, plain=self._plain, max_list=most)
                 for column in chunk.features
@@ -196,6 +224,16 @@ class Fields:
             ]
         for planner, column in zip((*self._features, *self._labels), (*chunk.features, *chunk.labels), strict=True):
             planner.see(column.values, column.missing)
+        self._some.see(chunk)
+
+    def transforms(self, found: Found, method: str, *, sequence: bool) -> tuple[Transform, ...]:
+        """What makes the pack smaller. `sequence`: rows stay as they came."""
+        plan = self.plan(found)
+        rows = np.concatenate([plan.encode(part) for part in self._some.chunks])
+        labels = np.concatenate([found.numbers(part) for part in self._some.chunks])
+        group = np.zeros(len(rows), dtype=np.uint32) if sequence else None
+        unsigned = (rows.astype(np.int64) - plan.low).astype(np.uint32)
+        return choose_transforms(unsigned, max(1, (plan.high - plan.low).bit_length()), labels, group, method)
 
     def plan(self, found: Found) -> Plan:
         """By what was seen."""
@@ -245,8 +283,7 @@ class Pictures:
         self._highs: list[int] = []
         self._low, self._high = 0, 0
         self._like: npt.NDArray[Any] = np.empty((0, 0))
-        self._some: list[Chunk] = []
-        self._n_rows, self._every = 0, 1
+        self._some = _Some(0)
 
     def see(self, chunk: Chunk) -> None:
         """The next images."""
@@ -255,6 +292,7 @@ class Pictures:
         low, high = int(flat.min()), int(flat.max())
         if not self._ways:
             self._low, self._high, self._like = low, high, values[:1].copy()
+            self._some = _Some(min(MOST_TRIED, self._memory // (TRIED_BYTES * self._like.size)))
         self._low, self._high = min(self._low, low), max(self._high, high)
         # The limits of a quality may move from chunk to chunk; what is stored does not depend on them.
         self._ways = self._possible()
@@ -266,31 +304,18 @@ class Pictures:
                 self._highs.append(highest)
             self._lows[i] = np.minimum(self._lows[i], low_row)
             self._highs[i] = max(self._highs[i], highest)
-        self._keep(chunk)
+        self._some.see(chunk)
 
     def _possible(self) -> list[ImageTransform]:
         like = self._like
         return possible(self._options, like.shape[1:], like.dtype, self._low, self._high, self._source)
 
-    def _keep(self, chunk: Chunk) -> None:
-        """Every row whose number is a multiple of a power of two, so that all of them fit."""
-        most = max(16, min(MOST_TRIED, self._memory // (TRIED_BYTES * self._like.size)))
-        self._some.append(chunk.rows(np.arange(-self._n_rows % self._every, len(chunk), self._every)))
-        self._n_rows += len(chunk)
-        while sum(map(len, self._some)) > most:
-            self._every, seen, kept = 2 * self._every, 0, []
-            for part in self._some:
-                kept.append(part.rows(np.arange(seen % 2, len(part), 2)))
-                seen += len(part)
-            self._some = kept
-
     def plan(self, found: Found) -> Plan:
         """By what was seen. Raises DataError for labels that are no classes."""
         if found.targets:
             raise DataError(f"{self._source}: images have classes; labels that are real numbers or several do not go")
-        some = [part for part in self._some if len(part)]
-        values = np.concatenate([part.features[0].values for part in some])
-        labels = np.concatenate([found.numbers(part) for part in some])
+        values = np.concatenate([part.features[0].values for part in self._some.chunks])
+        labels = np.concatenate([found.numbers(part) for part in self._some.chunks])
         table = Table(values, labels, found.classes, self._source)
         chosen = 0
         if len(self._ways) > 1:

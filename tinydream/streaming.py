@@ -28,6 +28,7 @@ from .replay import Integers, Reducer
 from .scanning import Classes, Fields, Found, Pictures, Plan, Tell, scan
 from .schema import Lossy, Schema
 from .sources import folder_kind, label_names
+from .transforms import Transform
 
 if TYPE_CHECKING:
     from .model import Model
@@ -216,7 +217,12 @@ def _pack_rows(job: _Job, lossy: Lossy | None, classes: Classes, real: bool | No
 
     seen, found = scan(source, look, classes, real, job.tell(0, 2 + job.archive))
     _check_classes(source, found)
-    return _second_pass(job, found, seen.plan(found))
+    plan = seen.plan(found)
+    transforms: tuple[Transform, ...] = ()
+    if isinstance(seen, Fields) and not job.archive and job.method not in PUBLISHED:
+        transforms = seen.transforms(found, job.method, sequence=source.cut is not None)
+    del seen  # and what it remembers of the rows
+    return _second_pass(job, found, plan, transforms)
 
 
 def _check_classes(source: Source, found: Found) -> None:
@@ -256,7 +262,7 @@ def _error(source: Source) -> dict[str, Any]:
     return {} if error is None else {"embedding_error": list(error)}
 
 
-def _second_pass(job: _Job, found: Found, plan: Plan) -> Summary:
+def _second_pass(job: _Job, found: Found, plan: Plan, transforms: tuple[Transform, ...]) -> Summary:
     source = job.source
     model = source.model if isinstance(source, Embedded) else None
     # An archive sorts the rows of a sample, and windows are rows in their order.
@@ -264,15 +270,18 @@ def _second_pass(job: _Job, found: Found, plan: Plan) -> Summary:
     positions = Positions(job.scratch(), found.n_rows) if ordered else None
     width = max(1, (plan.high - plan.low).bit_length())
     archive = Archive(job.scratch(), job.scratch(), width, job.memory) if job.archive else None
-    parts = Parts(plan, found, per_class=job.per_class, method=job.method, memory=job.memory // 4 * 3,
-                  sequence=source.cut is not None, positions=positions, archive=archive)  # fmt: skip
-    sections = SectionStream(job.stream, int(lib.TD_MAGIC_PACK), 4 + 1 + ordered + bool(plan.image))
+    parts = Parts(plan, found, per_class=job.per_class, method=job.method, memory=job.memory // 3 * 2,
+                  sequence=source.cut is not None, transforms=transforms, positions=positions,
+                  archive=archive)  # fmt: skip
+    sections = SectionStream(job.stream, int(lib.TD_MAGIC_PACK), 4 + 1 + ordered + bool(plan.image) + bool(transforms))
     sections.add(int(lib.TD_PACK_SCHEMA), [bytes(lib.TD_PACK_SCHEMA_SIZE)])
     sections.add(int(lib.TD_PACK_DATA), _data(job, found, plan, parts, archive))
     sections.add(int(lib.TD_PACK_PARTS), [b"".join(parts.records)])
     sections.add(int(lib.TD_PACK_SAMPLES), [parts.begins()])
     if positions:
         sections.add(int(lib.TD_PACK_ORDER), positions.section())
+    if transforms:
+        sections.add(int(lib.TD_PACK_TRANSFORMS), [b"".join(transform.record() for transform in transforms)])
     if plan.image:
         sections.add(int(lib.TD_PACK_IMAGE), [plan.image])
     bare = isinstance(source, Embedded) and not found.targets  # a board's rows, which need no description
