@@ -398,6 +398,16 @@ def run(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> dict[str, A
     return dict(json.loads(capsys.readouterr().out))
 
 
+def test_inspect_says_what_was_done_to_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder.parent / "x.tdz"
+    steps = {"--no-dct": "dct", "--no-colour-transform": "colour", "--quality=50": ""}
+    for option, without in steps.items():
+        run(["pack", folder, "-o", out, option], capsys)
+        told = run(["inspect", out, "--no-compare"], capsys)
+        assert told["image"] == [16, 8, 3] and without not in told["image_steps"]
+        assert (told["psnr"] is not None) == ("quantised" in told["image_steps"]) == (option == "--quality=50")
+
+
 def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder.parent / "x.tdz"
     said = run(["pack", folder, "-o", out], capsys)

@@ -27,7 +27,8 @@ from tinydream.table import table_from_arrays, table_from_columns
 from tinydream.unpacking import unpack
 
 CSV = "a,b,label\n1,2,sit\n3,4,run\n"
-ON_DISK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ON_DISK = settings(max_examples=60, deadline=None, suppress_health_check=[
+    HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])  # fmt: skip
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:

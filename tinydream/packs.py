@@ -187,6 +187,15 @@ class Pack:
         return height, width, self.n_features // (height * width)
 
     @property
+    def image_steps(self) -> list[str] | None:
+        """What was done to images: "colour", "dct", "quantised"; None when rows are no images."""
+        if self.native.image == ffi.NULL:
+            return None
+        flags = int(self.native.image[5])
+        steps = (lib.TD_IMAGE_COLOUR, "colour"), (lib.TD_IMAGE_DCT, "dct"), (lib.TD_IMAGE_QUANTISED, "quantised")
+        return [name for flag, name in steps if flags & flag]
+
+    @property
     def embedding_error(self) -> tuple[float, float] | None:
         """Largest and root mean square error of float32 embeddings packed in steps of `scale`; None for all others."""
         found: Any = self._meta.get("embedding_error")
@@ -350,7 +359,8 @@ class Pack:
             "schema": self.schema.as_list(), "windows": self._cut.as_map() if self._cut else None,
             "profile": self.profile, "order_kept": bool(self.native.order != ffi.NULL),
             "scale": self.scale, "zero_point": self.zero_point, "model_hash": f"{int(self.native.model_hash):08x}",
-            "embedding_error": self.embedding_error,
+            "embedding_error": self.embedding_error, "image": self.image_shape, "image_steps": self.image_steps,
+            "psnr": self.psnr,
         }  # fmt: skip
 
     @property

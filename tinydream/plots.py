@@ -62,7 +62,8 @@ def draw_plan(
     """
     plt = _pyplot()
     n, width = len(entropy), len(entropy[0])
-    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * width, min(60.0, 1.6 + 0.22 * max(n, 4))), layout="constrained")
+    height = 1.6 + 0.22 * max(n, 4) if n <= DETAILED else 12.0  # of more features only bands can be seen
+    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * width, height), layout="constrained")
     image = axes.imshow(entropy, cmap="GnBu", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     figure.colorbar(image, ax=axes, label="entropy, bits")
     for f in range(n if n <= DETAILED else 0):
