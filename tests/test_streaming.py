@@ -88,6 +88,17 @@ def test_parquet_and_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert found == Counter((row.tobytes(), i % 4) for i, row in enumerate(values))
 
 
+def test_categories_that_are_missing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_files, "CELL", 3000)
+    for gone in (slice(600), slice(200, 900)):
+        kinds = np.array(["a", "bc"], dtype=object)[np.arange(1000) % 2]
+        kinds[gone] = None
+        frame = pd.DataFrame({"kind": pd.Categorical(kinds), "n": np.arange(1000)})
+        frame.to_parquet(tmp_path / "t.parquet", row_group_size=100)
+        pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz", max_memory=SMALL)
+        assert contents(open_pack(tmp_path / "t.tdz")) == contents(pack(td.read(tmp_path / "t.parquet")))
+
+
 def test_lossy_packs_know_their_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_files, "CELL", 9000)
     values = np.random.default_rng(2).normal(size=(900, 3))

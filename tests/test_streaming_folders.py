@@ -203,6 +203,29 @@ def test_npz_files(tmp_path: Path, save: Any) -> None:
         pack_file(source, tmp_path / "x.tdz")
 
 
+def test_columns_of_npz_and_npy_files(tmp_path: Path) -> None:
+    """What `unpack` writes of columns is read again."""
+    n = np.arange(300)
+    columns = {"a": n / 4, "b": np.array(["u", "v", "w"])[n % 3], "a.missing": n % 7 == 0, "y": n % 2}
+    source = tmp_path / "x.npz"
+    np.savez(source, **columns)
+    for label in (None, "b", ["y", "b"]):
+        both(source, td.read(source, label=label), tmp_path / "x.tdz", {}, {"label": label})
+    np.savez(source, **columns, classes=np.array(["no", "yes"]))
+    for options in ({}, {"classes": ["f", "t"]}):
+        _, made = both(source, td.read(source, **options), tmp_path / "x.tdz", {}, options)
+        assert made.classes == tuple(options.get("classes", ("no", "yes")))
+    np.savez(source, x=np.stack([n, n], axis=1), y=n % 2, classes=np.array(["no", "yes"]))
+    both(source, td.read(source), tmp_path / "x.tdz", {}, {})
+    np.savez(source, a=n, b=n[:5])
+    with pytest.raises(DataError, match=r"array 'b' has shape \(5,\)"):
+        pack_file(source, tmp_path / "x.tdz")
+    records = np.zeros(300, dtype=[("a", "f8"), ("b", "U3"), ("k", "i2")])
+    records["a"], records["b"], records["k"] = columns["a"], columns["b"], n % 5
+    np.save(tmp_path / "x.npy", records)
+    both(tmp_path / "x.npy", td.read(tmp_path / "x.npy", label="b"), tmp_path / "x.tdz", {}, {"label": "b"})
+
+
 # ------------------------------------------------------------------ memory
 
 

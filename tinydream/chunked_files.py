@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from .cells import CellType
 from .chunks import Chunk, Source, TypesChangedError
 from .errors import DataError
-from .sources import arrow, arrow_columns, csv_chunks, csv_header, read_array
+from .sources import arrow, arrow_columns, csv_chunks, csv_header, label_names, read_array
 from .table import Column, make_column
 
 __all__ = ["CsvChunks", "NpyChunks", "NpzChunks", "ParquetChunks"]
@@ -102,29 +103,38 @@ class ParquetChunks(Source):
 
 
 class NpyChunks(Source):
-    """A .npy of rows, and perhaps one of their labels."""
+    """A .npy of rows, and perhaps one of their labels; or of records, which are columns."""
 
-    def __init__(self, path: Path, labels: Any, memory: int) -> None:
-        self.name, self._path = str(path), path
+    def __init__(self, path: Path, label: list[str], labels: Any, memory: int) -> None:
+        """`label`: names of the columns that are labels. Raises DataError."""
+        self.name, self._path, self._label = str(path), path, label
         rows = read_array(path, mapped=True)
-        if rows.ndim < 2 or rows.size == 0 or rows.dtype.kind not in "biuf":
+        self.plain = rows.dtype.names is None or labels is not None
+        if not self.plain:
+            _check_header(list(rows.dtype.names or ()), label, self.name)
+        elif rows.ndim < 2 or rows.dtype.kind not in "biuf":
             raise DataError(f"{path}: rows must be numbers (rows, values a row, ..), not {rows.dtype} {rows.shape}")
+        if rows.size == 0:
+            raise DataError(f"{path}: rows must have at least one row and one value")
         self._label_path = None if labels is None else Path(labels)
         if self._label_path is not None:
-            shape = read_array(self._label_path, mapped=True).shape
-            if shape[:1] != rows.shape[:1] or len(shape) > 2:
-                raise DataError(f"{path}: {len(rows)} rows but labels of shape {shape}; one label a row is needed")
+            _check_labels(read_array(self._label_path, mapped=True).shape, len(rows), self.name)
         self.n_bytes, self._n = rows.nbytes, len(rows)
         self._row = self.n_bytes // self._n
-        self._at_once = max(16, memory // (12 * self._row + CELL))
+        self._at_once = max(16, memory // (12 * self._row + CELL * len(rows.dtype.names or "x")))
 
     def chunks(self) -> Iterator[Chunk]:
         """Slices of rows. The file is mapped for each anew: pages that were read would stay in memory."""
         for first in range(0, self._n, self._at_once):
             part = slice(first, first + self._at_once)
             rows = np.array(read_array(self._path, mapped=True)[part])
-            features = [Column("x", rows.astype(rows.dtype.newbyteorder("=")))]
-            yield Chunk(features, self._labels(part), (first + len(rows)) * self._row)
+            done = (first + len(rows)) * self._row
+            if self.plain:
+                features = [Column("x", rows.astype(rows.dtype.newbyteorder("=")))]
+                yield Chunk(features, self._labels(part), done)
+            else:
+                columns = [make_column(name, rows[name], source=self.name) for name in rows.dtype.names or ()]
+                yield _split(columns, self._label, done)
 
     def _labels(self, part: slice) -> list[Column]:
         if self._label_path is None:
@@ -139,45 +149,84 @@ def _labels(given: npt.NDArray[Any], source: str) -> list[Column]:
     return [make_column(f"label{i}", column, source=source) for i, column in enumerate(given.T)]
 
 
-class NpzChunks(Source):
-    """A .npz with rows in `x`, and labels in `y` or another array: its members are read from their beginning on."""
+def _check_labels(shape: tuple[int, ...], n_rows: int, source: str) -> None:
+    if shape[:1] != (n_rows,) or len(shape) > 2:
+        raise DataError(f"{source}: {n_rows} rows but labels of shape {shape}; one label a row is needed")
 
-    def __init__(self, path: Path, label: Any, memory: int) -> None:
-        """`label`: the name of the array of labels."""
+
+class NpzChunks(Source):
+    """A .npz with rows in `x`, and labels in `y` or another array; or of columns by name, NAME.missing beside NAME.
+
+    Its members are read from their beginning on.
+    """
+
+    def __init__(self, path: Path, label: Any, classes: Any, memory: int) -> None:
+        """`label`: the array of labels; of columns, those that are. `classes`: names in place of the file's."""
         self.name, self._path = str(path), path
-        if label is not None and not isinstance(label, str):
-            raise DataError(f"{path}: of a .npz one array holds the labels; an array (rows, k) holds k labels a row")
         try:
             with zipfile.ZipFile(path) as members:
-                names = members.namelist()
+                held = [name.removesuffix(".npy") for name in members.namelist()]
         except (OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: cannot be read as .npz: {error}") from error
-        self._label = label or ("y" if "y.npy" in names else None)
-        for wanted in ("x", self._label):
-            if wanted is not None and f"{wanted}.npy" not in names:
-                held = ", ".join(name.removesuffix(".npy") for name in names) or "nothing"
-                raise DataError(f"{path}: no array {wanted!r}; it holds {held}")
-        with _Member(path, "x") as rows:
-            if len(rows.shape) < 2 or 0 in rows.shape or rows.dtype.kind not in "biuf":
-                raise DataError(f"{path}: rows must be numbers (rows, values a row, ..), not {rows.dtype} {rows.shape}")
-            self._n, self._row = rows.shape[0], rows.row
-            self.n_bytes = self._n * self._row
-        if self._label:
-            with _Member(path, self._label) as given:
-                if given.shape[:1] != (self._n,) or len(given.shape) > 2:
-                    raise DataError(
-                        f"{path}: {self._n} rows but labels of shape {given.shape}; one label a row is needed"
-                    )
-        self._at_once = max(16, memory // (12 * self._row + CELL))
+        self.plain = "x" in held or not held
+        named = {"y", "classes"} <= set(held)
+        if self.plain and label is not None and not isinstance(label, str):
+            raise DataError(f"{path}: of a .npz one array holds the labels; an array (rows, k) holds k labels a row")
+        label = "y" if label is None and ("y" in held if self.plain else named) else label
+        self._label = label_names(label)
+        for wanted in ("x", *self._label) if self.plain else self._label:
+            if wanted not in held:
+                raise DataError(f"{path}: no array {wanted!r}; it holds {', '.join(held) or 'nothing'}")
+        if named and self._label and classes is None and (self.plain or self._label == ["y"]):
+            with _Member(path, "classes") as names:
+                self.names = names.read(names.shape[0] if names.shape else 1).ravel().astype(str).tolist()
+        told = {name for name in held if name.endswith(".missing") and name.removesuffix(".missing") in held}
+        self._gone = {} if self.plain else {name.removesuffix(".missing"): name for name in told}
+        skipped = told | ({"classes"} if "y" in held else set())
+        self._arrays = ["x", *self._label] if self.plain else [name for name in held if name not in skipped]
+        self._n, self._row, n_values = self._look()
+        self.n_bytes = self._n * self._row
+        self._at_once = max(16, memory // (12 * self._row + CELL * n_values))
+
+    def _look(self) -> tuple[int, int, int]:
+        """Rows, bytes of one, and columns. Raises DataError when the arrays do not fit each other."""
+        if not self.plain:
+            _check_header(self._arrays, self._label, self.name)
+        row, n_rows = 0, 0
+        for place, name in enumerate([*self._arrays, *self._gone.values()]):
+            with _Member(self._path, name) as member:
+                n_rows, row = n_rows if place else (member.shape or (0,))[0], row + member.row
+                if self.plain and place == 0:
+                    if len(member.shape) < 2 or 0 in member.shape or member.dtype.kind not in "biuf":
+                        raise DataError(f"{self.name}: rows must be numbers (rows, values a row, ..), not "
+                                        f"{member.dtype} {member.shape}")  # fmt: skip
+                elif self.plain:
+                    _check_labels(member.shape, n_rows, self.name)
+                elif member.shape != (n_rows,) or not n_rows:
+                    raise DataError(f"{self.name}: array {name!r} has shape {member.shape}; columns have one value a "
+                                    "row, and there must be one row")  # fmt: skip
+        return n_rows, row, len(self._arrays)
 
     def chunks(self) -> Iterator[Chunk]:
         """Rows as they are unpacked."""
-        with _Member(self._path, "x") as rows, _Member(self._path, self._label or "x") as given:
+        with contextlib.ExitStack() as opened:
+            names = [*self._arrays, *self._gone.values()]
+            members = {name: opened.enter_context(_Member(self._path, name)) for name in names}
             for first in range(0, self._n, self._at_once):
                 n = min(self._at_once, self._n - first)
-                values = rows.read(n)
-                features = [Column("x", values.astype(values.dtype.newbyteorder("=")))]
-                yield Chunk(features, _labels(given.read(n), self.name) if self._label else [], (first + n) * self._row)
+                read = {name: member.read(n) for name, member in members.items()}
+                yield self._chunk(read, (first + n) * self._row)
+
+    def _chunk(self, read: dict[str, npt.NDArray[Any]], done: int) -> Chunk:
+        if self.plain:
+            features = [Column("x", read["x"].astype(read["x"].dtype.newbyteorder("=")))]
+            return Chunk(features, _labels(read[self._label[0]], self.name) if self._label else [], done)
+        columns = []
+        for name in self._arrays:
+            gone = self._gone.get(name)
+            values = read[name] if gone is None else np.ma.MaskedArray(read[name], read[gone])
+            columns.append(make_column(name, values, source=self.name))
+        return _split(columns, self._label, done)
 
 
 class _Member:

@@ -197,9 +197,9 @@ def _open(path: Path, label: Labels, labels: Any, classes: Classes, cut: _Cut, m
     if suffix == ".parquet":
         return ParquetChunks(path, label_names(label), memory)
     if suffix == ".npy":
-        return NpyChunks(path, labels, memory)
+        return NpyChunks(path, label_names(label), labels, memory)
     if suffix == ".npz":
-        return NpzChunks(path, label, memory)
+        return NpzChunks(path, label, classes, memory)
     raise DataError(
         f"{path}: a {suffix or 'nameless'} file cannot be packed piece by piece; use .csv, .parquet, .npy, .npz, or a "
         "folder of images or recordings"
