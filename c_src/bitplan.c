@@ -233,6 +233,35 @@ int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
     return TD_OK;
 }
 
+int td_plan_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *mask,
+                 uint32_t *offsets, uint32_t *moved, uint32_t *order, td_plan_result *result, void *work,
+                 uint32_t work_size)
+{
+    int status = td_plan_compress(rows, n_rows, n_features, width, 0, mask, order, result, work, work_size);
+    if (status != TD_OK) return status;
+    uint32_t any = 0, *other = offsets + n_features;
+    memcpy(offsets, rows, (size_t)n_features * sizeof *offsets);
+    for (uint32_t i = 1; i < n_rows; i++) {
+        const uint32_t *row = rows + (size_t)i * n_features;
+        for (uint32_t f = 0; f < n_features; f++) offsets[f] = row[f] < offsets[f] ? row[f] : offsets[f];
+    }
+    for (uint32_t f = 0; f < n_features; f++) any |= offsets[f];
+    if (!any) return 0;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const uint32_t *row = rows + (size_t)i * n_features;
+        uint32_t *less = moved + (size_t)i * n_features;
+        for (uint32_t f = 0; f < n_features; f++) less[f] = row[f] - offsets[f];
+    }
+    td_plan_result found;
+    td_plan_compress(moved, n_rows, n_features, width, 0, other, order, &found, work, work_size);
+    if (td_part_size(n_rows, n_features, width, mask, false, result->n_bases) <=
+        td_part_size(n_rows, n_features, width, other, true, found.n_bases))
+        return 0;
+    memcpy(mask, other, (size_t)n_features * sizeof *mask);
+    *result = found;
+    return 1;
+}
+
 int td_plan_group(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width,
                   const uint32_t *mask, uint32_t *group, void *work, uint32_t work_size)
 {

@@ -15,6 +15,25 @@ static bool leading_only(const uint32_t *mask, uint32_t n_features, uint32_t wid
     return true;
 }
 
+/* Bytes before the rows: plan, offsets, bases. */
+static uint64_t head_size(uint32_t n_features, uint32_t width, bool leading, bool offsets, uint32_t n_bases,
+                          uint32_t base_bits)
+{
+    uint32_t plan_bits = leading ? td_id_bits(width + 1u) : width;
+    return (uint64_t)bytes_of((uint64_t)plan_bits * n_features) +
+           (offsets ? bytes_of((uint64_t)width * n_features) : 0u) + ((uint64_t)n_bases * base_bits + 7u) / 8u;
+}
+
+uint64_t td_part_size(uint32_t n_rows, uint32_t n_features, uint32_t width, const uint32_t *mask, bool offsets,
+                      uint32_t n_bases)
+{
+    uint32_t base_bits = 0;
+    for (uint32_t f = 0; f < n_features; f++) base_bits += td_count_bits(mask[f]);
+    uint64_t row_bits = n_features * width - base_bits + td_id_bits(n_bases);
+    return head_size(n_features, width, leading_only(mask, n_features, width), offsets, n_bases, base_bits) +
+           (n_rows * row_bits + 7u) / 8u;
+}
+
 static void write_base(const uint32_t *row, const uint32_t *mask, uint32_t n_features, uint8_t *bases, uint32_t at)
 {
     for (uint32_t f = 0; f < n_features; f++) {
@@ -40,8 +59,7 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
     bool leading = leading_only(mask, n_features, width);
     uint32_t plan_bits = leading ? td_id_bits(width + 1u) : width;
     uint32_t row_bits = n_features * width - base_bits + id_bits;
-    uint64_t rows_at = (uint64_t)bytes_of((uint64_t)plan_bits * n_features) +
-                       (offsets ? bytes_of((uint64_t)width * n_features) : 0u) + bytes_of((uint64_t)n_bases * base_bits);
+    uint64_t rows_at = head_size(n_features, width, leading, offsets != NULL, n_bases, base_bits);
     uint64_t total = rows_at + ((uint64_t)n_rows * row_bits + 7u) / 8u;
     if ((uint64_t)n_rows * row_bits > 0xFFFFFFFFu || (uint64_t)n_bases * base_bits > 0xFFFFFFFFu ||
         total > capacity || total > ~0u >> 1) /* the largest int */

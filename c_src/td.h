@@ -397,6 +397,13 @@ int td_plan_compress(const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
                      uint32_t patience, uint32_t *mask, uint32_t *order, td_plan_result *result,
                      void *work, uint32_t work_size);
 
+/* td_plan_compress of the values, and of the values less offsets[f], each feature's minimum; the smaller part. Returns 1
+ * when that is the one with offsets, whose values are in moved then (n_rows x n_features), else 0. offsets: 2 * n_features
+ * entries, of which the second half is scratch. */
+int td_plan_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *mask,
+                 uint32_t *offsets, uint32_t *moved, uint32_t *order, td_plan_result *result, void *work,
+                 uint32_t work_size);
+
 /* How many rows have each bit: ones[f * width + i] for bit width - 1 - i of feature f. scratch: n_features * min(width, 8)
  * entries. Quick where there are many features. */
 void td_count_ones(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, uint32_t width, uint32_t *ones,
@@ -438,6 +445,9 @@ typedef struct td_part_header {
 
 enum td_part_record_size { TD_PART_RECORD = 16 };
 
+/* Bytes of a part with these base bits, and with or without offsets. */
+uint64_t td_part_size(uint32_t n_rows, uint32_t n_features, uint32_t width, const uint32_t *mask, bool offsets,
+                      uint32_t n_bases);
 /* Writes rows (already less their offsets when offsets is not NULL) under the plan `mask`. group[i]
  * is the base of row i under that mask. Fills the header but for label and offset; returns the bytes
  * written. TD_E_FULL; TD_E_RANGE for a value or an offset above the width, TD_E_ARGUMENT for a mask or

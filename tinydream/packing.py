@@ -21,7 +21,7 @@ from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_pub
 from .schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
 from .sources import as_table
 from .table import Table
-from .transforms import Transform, apply_transforms, plan_transforms
+from .transforms import Transform, apply_transforms, may_save, plan_transforms
 from .windows import as_blocks, overlap
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = ["model_inputs", "pack", "published_size"]
 Groups = npt.NDArray[np.uint32] | None
 SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
-MEASURED = 16384  # rows, of at most so many classes, by whose size transforms are chosen
+MEASURED = 4096  # rows, of at most so many classes, by whose planned size transforms are chosen
 MEASURED_CLASSES = 8
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
@@ -355,7 +355,7 @@ def _with_transforms(
     most: int,
 ) -> tuple[_Coded, bytes]:  # fmt: skip
     """Under transforms, with their section, where that is smaller; else as it is."""
-    chosen = choose_transforms(rows, width, labels, group, method)
+    chosen = choose_transforms(rows, width, labels, group, method, len(coded.data))
     if not chosen:
         return coded, b""
     section = b"".join(transform.record() for transform in chosen)
@@ -365,9 +365,15 @@ def _with_transforms(
 
 
 def choose_transforms(
-    rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str
-) -> tuple[Transform, ...]:
-    """Transforms that make a pack of these rows (n, features) smaller, measured on some rows of the largest classes."""
+    rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str,
+    size: int = 0,
+) -> tuple[Transform, ...]:  # fmt: skip
+    """Transforms that make a pack of these rows (n, features) smaller, measured on some rows of the largest classes.
+
+    `size`: bytes of its parts without, if known: where transforms cannot save a share of that, none are looked for.
+    """
+    if not may_save(rows, width, 8 * size / len(rows), gray=group is not None):
+        return ()
     classes, counts = np.unique(labels, return_counts=True)
     largest = np.sort(classes[np.argsort(-counts, kind="stable")[:MEASURED_CLASSES]])
     step = int(np.sort(counts)[-MEASURED_CLASSES:].sum()) // MEASURED + 1
@@ -375,17 +381,17 @@ def choose_transforms(
     ends = np.cumsum([len(some) for some in members])[:-1]
     sortable = [_sortable(method, group, some) for some in members]
 
-    def size(some: npt.NDArray[np.uint32]) -> int:
+    def measure(some: npt.NDArray[np.uint32]) -> int:
         pieces = zip(np.split(some, ends), sortable, strict=True)
         return sum(_planned_size(np.ascontiguousarray(piece), width, method, by_key) for piece, by_key in pieces)
 
-    return plan_transforms(rows[np.concatenate(members)], width, size, gray=not all(sortable))
+    return plan_transforms(rows[np.concatenate(members)], width, measure, gray=not all(sortable))
 
 
 def _planned_size(rows: npt.NDArray[np.uint32], width: int, method: str, sortable: bool) -> int:
     """Bytes of a part of these rows, about."""
     by_key = plan_sorted(rows, width) if sortable else None
-    return by_key.size // 8 if by_key else len(_encode_part(rows, width, method)[0])
+    return by_key.size // 8 if by_key else plan_part(rows, width, method).size
 
 
 def _sortable(method: str, group: Groups, members: npt.NDArray[np.int64]) -> bool:
@@ -550,38 +556,38 @@ def _encode_shared(rows: npt.NDArray[np.uint32], width: int, shared: SharedPlan)
     return _encode_mask(rows if offsets is None else rows - offsets, width, offsets, mask)
 
 
-def plan_part(
-    rows: npt.NDArray[np.uint32], width: int, method: str
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]:
-    """Base bits of a part, and offsets if it is smaller with its values less their minimum in this part."""
-    mask, plan = plan_bits(rows, width, method)
-    offsets = rows.min(axis=0)
-    if method in PUBLISHED or not offsets.any():
-        return mask, None
-    moved = rows - offsets
-    other, plan_moved = plan_bits(moved, width, method)
-    if _part_size(rows, width, mask, plan) <= _part_size(moved, width, other, plan_moved) + _bytes(width * len(mask)):
-        return mask, None
-    return other, offsets
+@dataclass(frozen=True)
+class PartPlan:
+    """Base bits of a part; what is taken off its values, if anything; its rows then; its bytes."""
+
+    mask: npt.NDArray[np.uint32]
+    offsets: npt.NDArray[np.uint32] | None
+    rows: npt.NDArray[np.uint32]
+    size: int
+
+
+def plan_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> PartPlan:
+    """The published plan, or the smaller of it and the one of the values less their minimum in this part."""
+    n, d = rows.shape
+    if method in PUBLISHED:
+        mask, result = plan_bits(rows, width, method)
+        offsets, moved = None, rows
+    else:
+        mask, minima, less = np.empty(d, np.uint32), np.empty(2 * d, np.uint32), np.empty_like(rows)
+        result, size = ffi.new("td_plan_result *"), lib.td_plan_work_size(n)
+        status = check(lib.td_plan_part(
+            view(rows, "const uint32_t[]"), n, d, width, ffi.from_buffer("uint32_t[]", mask),
+            ffi.from_buffer("uint32_t[]", minima), ffi.from_buffer("uint32_t[]", less),
+            ffi.new("uint32_t[]", 2 * d * width), result, ffi.new("uint64_t[]", size // 8 + 1), size,
+        ), "planning bits")  # fmt: skip
+        offsets, moved = (minima[:d], less) if status else (None, rows)
+    size = lib.td_part_size(n, d, width, view(mask, "const uint32_t[]"), offsets is not None, result.n_bases)
+    return PartPlan(mask, offsets, moved, int(size))
 
 
 def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
-    mask, offsets = plan_part(rows, width, method)
-    return _encode_mask(rows if offsets is None else rows - offsets, width, offsets, mask)
-
-
-def _bytes(bits: int) -> int:
-    return (bits + 7) // 8
-
-
-def _part_size(rows: npt.NDArray[np.uint32], width: int, mask: npt.NDArray[np.uint32], plan: Any) -> int:
-    """Bytes of the part's plan, bases and rows."""
-    # Only leading bits: all above and including the lowest one, so that adding that one leaves the power 2^width.
-    leading = not (mask + (mask & -mask) & np.uint32(2**width - 1)).any()
-    n_bases = int(plan.n_bases)
-    row_bits = int(plan.deviation_bits) + (n_bases - 1).bit_length()
-    plan_bits = len(mask) * (width.bit_length() if leading else width)
-    return _bytes(plan_bits) + _bytes(n_bases * int(plan.base_bits)) + _bytes(len(rows) * row_bits)
+    plan = plan_part(rows, width, method)
+    return _encode_mask(plan.rows, width, plan.offsets, plan.mask)
 
 
 def _encode_mask(

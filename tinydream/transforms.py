@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from ._native import check, ffi, lib, view
 
-__all__ = ["Transform", "apply_transforms", "plan_transforms", "read_transforms"]
+__all__ = ["Transform", "apply_transforms", "may_save", "plan_transforms", "read_transforms"]
 
+GLANCE = 128  # rows by which a search is found worth its time
 SAMPLE = 1024  # rows by which transforms are compared before their packs are
 ALL_PAIRS = 64  # features up to which each may be predicted by any other one
 NEAR = 8  # beyond, by those so near
@@ -57,6 +58,28 @@ def apply_transforms(transforms: tuple[Transform, ...], rows: Rows, width: int) 
     )
     check(status, "applying transforms")
     return rows
+
+
+def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
+    """Whether a search for transforms is worth its time, by a glance at some rows. `bits`: what a row takes without.
+
+    A feature less a multiple of another one keeps sqrt(1 - r^2) of its spread, r being their correlation: the search
+    begins with the pair of which that is least. `gray`: Gray codes may save, too: half of what one must save is enough,
+    as entropies of few rows are rough.
+    """
+    some = np.ascontiguousarray(rows[:: len(rows) // GLANCE + 1])
+    least = max(LEAST_BITS, bits / LEAST_SHARE)
+    if gray and _gray_saves(some, width).max() >= least / 2:
+        return True
+    clipped = _clip(np.ascontiguousarray(some.T))[0]
+    d = len(clipped)
+    if d <= ALL_PAIRS:
+        pairs = clipped @ clipped.T
+        np.fill_diagonal(pairs, 0)
+        alike = np.abs(pairs).max()
+    else:
+        alike = max(np.abs((clipped[k:] * clipped[:-k]).sum(axis=1)).max() for k in range(1, NEAR + 1))
+    return bool(1 - alike**2 <= 2 ** (-2 * least))
 
 
 def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> tuple[Transform, ...]:
@@ -164,9 +187,7 @@ class _Search:
 
     def gray_codes(self) -> list[Transform]:
         """Those that lower the entropies of a feature's bits, also of what it has above its minimum; the best first."""
-        moved = self._left - self._left.min(axis=1, keepdims=True)
-        bits = np.minimum(_bit_entropy(self._left), _bit_entropy(moved))
-        saved = bits - _bit_entropy(self._left ^ self._left >> np.uint32(1))
+        saved = _gray_saves(np.ascontiguousarray(self._left.T), self._width)
         order = np.argsort(-saved, kind="stable").tolist()
         return [Transform(feature) for feature in order if saved[feature] >= self._least]
 
@@ -270,15 +291,18 @@ def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     return clipped / np.where(norm > 0, norm, 1)[:, None], norm
 
 
-def _bit_entropy(columns: Rows) -> npt.NDArray[np.float64]:
-    """Sum of the entropies of the bits of each row of `columns`."""
-    d, n = columns.shape
-    rows, ones = np.ascontiguousarray(columns.T), np.empty((d, 32), dtype=np.uint32)
+def _gray_saves(rows: Rows, width: int) -> npt.NDArray[np.float64]:
+    """By how much a Gray code lowers the entropies of each feature's bits, as they are and above its minimum."""
+    d = rows.shape[1]
+    forms = np.concatenate((rows, rows - rows.min(axis=0), rows ^ rows >> np.uint32(1)), axis=1)
+    ones = np.empty((3 * d, width), dtype=np.uint32)
     lib.td_count_ones(
-        view(rows, "const uint32_t[]"), n, d, 32, ffi.from_buffer("uint32_t[]", ones), ffi.new("uint32_t[]", 8 * d)
-    )
-    share = np.clip(ones / n, 1e-12, 1 - 1e-12)
-    return np.asarray(-(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum(axis=1))
+        view(forms, "const uint32_t[]"), len(forms), 3 * d, width, ffi.from_buffer("uint32_t[]", ones),
+        ffi.new("uint32_t[]", 8 * 3 * d),
+    )  # fmt: skip
+    share = np.clip(ones / len(rows), 1e-12, 1 - 1e-12)
+    plain, moved, gray = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum(axis=1).reshape(3, d)
+    return np.asarray(np.minimum(plain, moved) - gray)
 
 
 def _spread(columns: Rows, width: int) -> npt.NDArray[np.float64]:
