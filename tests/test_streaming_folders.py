@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sources_kit import network, write_images, write_waves
+from sources_kit import network, network_file, write_images, write_waves
 from test_streaming import SMALL, peak_of
 
 import tinydream as td
 from tinydream import chunked_files, chunked_folders, parts, scanning
+from tinydream.cli import main
 from tinydream.errors import DataError, UsageError
 from tinydream.images import ImageOptions, read_images
 from tinydream.inspection import verify
 from tinydream.packing import pack
-from tinydream.packs import Pack
+from tinydream.packs import Pack, open_pack
 from tinydream.streaming import pack_file, too_large
 
 
@@ -266,3 +268,28 @@ def test_memory_is_bounded(tmp_path: Path, kind: str) -> None:
     rows, n_parts, peak = peak_of(source, tmp_path / "x.tdz", max_memory=memory, **options)
     print(kind, rows, n_parts, peak / memory)
     assert rows > 1000 and n_parts > 3 and peak < 1.25 * memory + more
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options reach what packs piece by piece as they reach what packs at once."""
+    images, waves = write_images(tmp_path / "i", 240, side=16), write_waves(tmp_path / "w", [12_000] * 9)
+    (tmp_path / "m.tflite").write_bytes(network_file(16))
+    np.savez(tmp_path / "x.npz", x=np.arange(96_000).reshape(-1, 8, 8) % 251)
+    for number, (source, *options) in enumerate((
+        (images, "--quality", "60"), (images, "--no-class-wise", "--no-dct", "--keep-order"),
+        (waves, "--window", "16", "--hop", "8", "--profile", "archive"),
+        (waves, "--window", "16", "--hop", "8", "--replay", "40", "--method", "random"),
+        (waves, "--window", "8", "--hop", "4", "--through", tmp_path / "m.tflite", "--classes", "w0,w1,w2"),
+        (tmp_path / "x.npz", "--images", "--no-dct"),
+    )):  # fmt: skip
+        told = []
+        for memory in ("4MB", "1GB"):
+            out = tmp_path / f"{number}.{memory}.tdz"
+            arguments = ["pack", source, "-o", out, *options, "--max-memory", memory, "--json"]
+            assert main(list(map(str, arguments))) == 0
+            told.append((json.loads(capsys.readouterr().out), open_pack(out)))
+        (streamed, made), (whole, at_once) = told
+        assert streamed["streamed"] and not whole["streamed"] and contents(made) == contents(at_once)
+        for key in ("rows", "features", "bytes_raw_float32", "schema", "left_out", "embedding_error"):
+            assert streamed[key] == whole[key], key
+        assert streamed["psnr"] == (None if whole["psnr"] is None else pytest.approx(whole["psnr"]))

@@ -164,12 +164,13 @@ def _pack_file(options: argparse.Namespace, memory: int) -> None:
         profile=options.profile, replay=options.replay, seed=options.seed, max_memory=memory, progress=shown.progress,
     )  # fmt: skip
     shown.close()
-    raw = told.rows * (4 * sum(field.size for field in told.schema.features) + 1)
     facts = {"rows": told.rows, "samples": told.samples, "features": told.features, "bytes": told.bytes,
-             "bytes_raw_float32": raw, "psnr": told.psnr, "schema": told.schema.as_list(), "streamed": True,
-             "parts": told.parts, "embedding_error": told.embedding_error,
+             "bytes_raw_float32": told.raw_float32_size, "psnr": told.psnr, "schema": told.schema.as_list(),
+             "streamed": True, "parts": told.parts, "embedding_error": told.embedding_error,
              "left_out": list(told.left_out)}  # fmt: skip
     notes = [*told.left_out, f"packed piece by piece, in {told.parts} parts", *_quality_notes(options, told.psnr)]
+    if told.cut:
+        notes.append(_window_note(told.cut.n_rows, told.features))
     _pack_answer(options, facts, told.schema, notes)
 
 
@@ -197,9 +198,13 @@ def _pack_whole(options: argparse.Namespace) -> None:
              "embedding_error": packed.embedding_error, "left_out": list(table.left_out)}  # fmt: skip
     notes = list(table.left_out)
     if packed.facts()["windows"]:
-        notes.append(f"what windows share is stored once, in {packed.native.n_rows:,} blocks of {packed.n_features}")
+        notes.append(_window_note(int(packed.native.n_rows), packed.n_features))
     notes += _quality_notes(options, packed.psnr)
     _pack_answer(options, facts, packed.schema, notes)
+
+
+def _window_note(n_blocks: int, n_features: int) -> str:
+    return f"what windows share is stored once, in {n_blocks:,} blocks of {n_features}"
 
 
 def _quality_notes(options: argparse.Namespace, psnr: float | None) -> list[str]:

@@ -29,6 +29,7 @@ from .scanning import Classes, Fields, Found, Pictures, Plan, Tell, scan
 from .schema import Lossy, Schema
 from .sources import folder_kind, label_names
 from .transforms import Transform
+from .windows import Cut
 
 if TYPE_CHECKING:
     from .model import Model
@@ -46,7 +47,8 @@ GROWTH = {".csv": 20, ".parquet": 40, ".npy": 6, ".npz": 7, "images": 24, "waves
 class Summary:
     """What was packed: `rows` by `features` integers in `parts`, `samples` condensed, `bytes` of file, its `schema`.
 
-    `embedding_error` and `psnr`: as in Pack. `left_out`: as in Table.
+    `embedding_error` and `psnr`: as in Pack. `left_out`: as in Table. `cut`: of windows that overlap, the way from
+    their blocks, which have `features` integers, to the rows.
     """
 
     rows: int
@@ -58,6 +60,13 @@ class Summary:
     embedding_error: tuple[float, float] | None = None
     psnr: float | None = None
     left_out: tuple[str, ...] = ()
+    cut: Cut | None = None
+
+    @property
+    def raw_float32_size(self) -> int:
+        """Bytes of the same rows as float32, with one byte a label."""
+        values = sum(field.size for field in self.schema.features) * (1 if self.cut is None else self.cut.span)
+        return self.rows * (4 * values + 1)
 
 
 def too_large(
@@ -296,8 +305,9 @@ def _second_pass(job: _Job, found: Found, plan: Plan, transforms: tuple[Transfor
     sections.finish()
     job.stream.seek(0, os.SEEK_END)
     error = source.error if isinstance(source, Embedded) else None
-    return Summary(parts.n_rows, plan.n_stored, len(parts.records), parts.n_samples, job.stream.tell(), schema, error,
-                   psnr, source.left_out)  # fmt: skip
+    n_rows = parts.n_rows if source.cut is None else len(source.cut)
+    return Summary(n_rows, plan.n_stored, len(parts.records), parts.n_samples, job.stream.tell(), schema, error, psnr,
+                   source.left_out, source.cut)  # fmt: skip
 
 
 def _data(job: _Job, found: Found, plan: Plan, parts: Parts, archive: Archive | None) -> Iterator[bytes]:
