@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import board_kit
@@ -267,6 +268,16 @@ def test_what_is_lossy_says_how_much(values: np.ndarray, lossy: dict[str, Any]) 
     assert code.kind == "step" and error.max() <= step / 2 + 1e-6 * np.abs(values).max(initial=1)
     assert code.error == pytest.approx((error.max(), np.sqrt(np.mean(error**2))))
     assert np.array_equal(np.sort(made.labels), np.arange(len(values)))  # labels are never lossy
+
+
+def test_rows_that_take_too_many_integers(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(3, 3000)))
+    message = r"x\.npy: 6000 values a row \(3000 numbers take two each; --resolution"
+    with pytest.raises(DataError, match=message):
+        pack(td.read(tmp_path / "x.npy"))
+    with pytest.raises(DataError, match=message):
+        td.pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", max_memory=2**22)
+    assert len(pack(td.read(tmp_path / "x.npy"), resolution=0.01)) == 3
 
 
 def test_lossy_keeps_what_is_not_a_number() -> None:

@@ -15,7 +15,7 @@ from .chunks import Chunk, Source, TypesChangedError
 from .errors import DataError
 from .images import ImageOptions, ImageTransform, decibels, possible
 from .packing import MEASURED, SharedPlan, choose_transforms, encode_images, shared_plan
-from .schema import Field, FieldPlanner, Lossy, Schema, add_error, type_name
+from .schema import Field, FieldPlanner, Lossy, Schema, add_error, fitting, type_name
 from .table import MAX_CLASSES, ClassLabel, Column, Table, class_label, class_numbers
 from .transforms import Transform
 
@@ -205,6 +205,7 @@ class Fields:
 
     def __init__(self, source: Source, lossy: Lossy | None, memory: int) -> None:
         self._plain, self._lossy, self._memory = source.plain, lossy, memory
+        self._source = source.name
         self._features: list[FieldPlanner] = []
         self._labels: list[FieldPlanner] = []
         self._some = _Some(0)
@@ -240,7 +241,8 @@ class Fields:
         planners = [*self._features, *(self._labels if found.targets else [])]
         fields = [planner.field() for planner in planners]
         ranges = [planner.stored_range(item) for planner, item in zip(planners, fields, strict=True)]
-        return _FieldPlan(Schema(tuple(fields)), min(low for low, _ in ranges), max(high for _, high in ranges))
+        schema = fitting(Schema(tuple(fields)), self._source)
+        return _FieldPlan(schema, min(low for low, _ in ranges), max(high for _, high in ranges))
 
 
 class _FieldPlan:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._native import lib
 from .code_planner import CodePlanner, Lossy
 from .codes import Code, numpy_type, patterns_of, type_name
 from .errors import DataError
@@ -280,7 +281,20 @@ def plan_fields(table: Table, lossy: Lossy | None = None) -> Schema:
         planner = FieldPlanner.of(column.name, column.values, label=True)
         planner.see(column.values, column.missing)
         fields.append(planner.field())
-    return Schema(tuple(fields))
+    return fitting(Schema(tuple(fields)), table.source)
+
+
+def fitting(schema: Schema, source: str) -> Schema:
+    """The schema. Raises DataError when its rows take more integers than a pack's may."""
+    n = schema.n_stored
+    if n > lib.TD_MAX_FEATURES:
+        n_wide = n - sum(item.size for item in schema.fields)
+        wide = f" ({n_wide} numbers take two each; --resolution or --lossy make one of them)" if n_wide else ""
+        raise DataError(
+            f"{source}: {n} values a row{wide}; at most {lib.TD_MAX_FEATURES} fit. Leave columns out, take "
+            "shorter windows, or pack through a model (through=, --through)"
+        )
+    return schema
 
 
 def encode_table(schema: Schema, table: Table) -> npt.NDArray[np.int32]:
