@@ -22,7 +22,7 @@ from tinydream.inspection import bit_plan, coded_names, transform_lines
 from tinydream.packing import pack
 from tinydream.packs import Pack
 from tinydream.table import Table, table_from_arrays
-from tinydream.transforms import Transform, apply_transforms, read_transforms
+from tinydream.transforms import Transform, apply_transforms, may_save, read_transforms
 
 
 def section_of(transforms: tuple[Transform, ...]) -> bytes:
@@ -183,6 +183,22 @@ def test_published_methods_stay_as_they_are() -> None:
 def test_columns_that_say_nothing_of_each_other_have_no_transforms() -> None:
     rows = np.random.default_rng(5).integers(0, 200, (2000, 6))
     assert not transforms_of(pack(table_from_arrays(rows, None)))
+
+
+def test_a_glance_tells_whether_a_search_may_pay() -> None:
+    random = np.random.default_rng(5)
+    rows = random.integers(0, 256, (2000, 3)).astype(np.uint32)
+    assert not may_save(rows, 8, 24.0, gray=False)
+    near = np.column_stack((rows, (rows[:, 0] + random.integers(0, 4, 2000)) & 255)).astype(np.uint32)
+    assert may_save(near, 8, 26.0, gray=False)
+    assert not may_save(near, 8, 128 * 8.0, gray=False)  # no feature has as many bits as one must save there
+    swinging = (128 + random.integers(-1, 1, (2000, 2))).astype(np.uint32)  # 127 and 128 differ in all bits
+    swinging[0] = 0
+    assert may_save(swinging, 8, 8.0, gray=True) and not may_save(swinging, 8, 8.0, gray=False)
+    many = random.integers(0, 256, (2000, 100)).astype(np.uint32)
+    assert not may_save(many, 8, 800.0, gray=False)
+    many[:, 60] = many[:, 55] + 3
+    assert may_save(many, 9, 800.0, gray=False)
 
 
 def test_a_bit_plan_shows_what_is_stored() -> None:
