@@ -27,6 +27,7 @@ Rows = npt.NDArray[np.int32]
 MOST_ROWS = 2**28 - 1  # of a pack
 MOST_TRIED = 2**13  # images on which transforms are compared
 TRIED_BYTES = 64  # that a value of these takes
+LEAST_MEASURED = 256  # rows, from fewer of which transforms would be guessed
 MEASURED_BYTES = 128  # that a value takes of the rows on which transforms are measured
 
 
@@ -229,6 +230,8 @@ class Fields:
 
     def transforms(self, found: Found, method: str, *, sequence: bool) -> tuple[Transform, ...]:
         """What makes the pack smaller. `sequence`: rows stay as they came."""
+        if sum(map(len, self._some.chunks)) < min(found.n_rows, LEAST_MEASURED):
+            return ()
         plan = self.plan(found)
         rows = np.concatenate([plan.encode(part) for part in self._some.chunks])
         labels = np.concatenate([found.numbers(part) for part in self._some.chunks])
