@@ -441,7 +441,7 @@ def test_rows_that_are_too_long_are_refused() -> None:
 
 
 HASHES = {
-    "transforms.tdz": "b1823ebc99b700bc4f8cbe76eaafa79057a376c14884bcf9b6d7f8bc74c99378",
+    "transforms.tdz": "4ebc0569a96c53ad9ba8f920cb3d7c25d465edade2ea54d47a6a708a9f3378ec",
     "masks.tdz": "f983773696288444fb4b6df1de97daa25210d9f2e8cb079c5f77633ca2fecac0",
     "offsets.tdz": "3fe0cac6703c5e5b1addd2a2b23d79e94d7a749288935cd1bf798eba55d0a86f",
     "replay.tdz": "c3f2ca8843012a8cdf22a3fd7c871c77a6cce1a5c262c121976cc649b6b03aef",

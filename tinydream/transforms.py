@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
-from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,7 @@ ALL_PAIRS = 64  # features up to which each may be predicted by any other one
 NEAR = 8  # beyond, by those so near
 TRIED = 4  # features that are tried to predict one, those that resemble it most
 LEAST_BITS = 0.25  # a row, that a transform must promise to save
-LEAST_SHARE = 128  # of a pack that it must save: each costs a board some 40 instructions a row
-FAILURES = 3  # promises in a row that were not kept, and the search ends
+LEAST_SHARE = 256  # of a row's bits, that it must: each costs a board some 45 instructions a row
 PRECISION = 8  # bits of a factor that is not whole
 Rows = npt.NDArray[np.uint32]
 Size = Callable[[Rows], int]
@@ -68,7 +65,7 @@ def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
     as entropies of few rows are rough.
     """
     some = np.ascontiguousarray(rows[:: len(rows) // GLANCE + 1])
-    least = max(LEAST_BITS, bits / LEAST_SHARE)
+    least = max(LEAST_BITS, 2 * bits / LEAST_SHARE)
     if gray and _gray_saves(some, width).max() >= least / 2:
         return True
     clipped = _clip(np.ascontiguousarray(some.T))[0]
@@ -85,72 +82,20 @@ def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
 def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> tuple[Transform, ...]:
     """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
 
-    `size`: bytes of a pack of rows like these. One after another is chosen: the one that promises to save the most bits
-    by a sample, and does so by `size`. `gray`: Gray codes are tried, too.
+    `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample;
+    all together are kept if they do so by `size`, too. `gray`: Gray codes are tried, too.
     """
     search = _Search(rows, width)
-    if search.most_promising() is None and not (gray and search.gray_codes()):
-        return ()
-    plan = _Plan(rows, width, size, search)
-    plan.grow()
-    if plan.reconsider():
-        plan.grow()
-    if gray:
-        plan.add(search.gray_codes())
-    return search.ordered(search.chosen)
-
-
-class _Plan:
-    """Keeps of what is promised that which makes rows smaller."""
-
-    def __init__(self, rows: Rows, width: int, size: Size, search: _Search) -> None:
-        self._rows, self._width, self._size, self._search = rows, width, size, search
-        self._best = size(rows)
-
-    def grow(self) -> None:
-        failures = 0
-        while failures < FAILURES and (found := self._search.most_promising()):
-            if self._saves((*self._search.chosen, found)):
-                self._search.take(found)
-                failures = 0
-            else:
-                self._search.refuse(found)
-                failures += 1
-
-    def reconsider(self) -> bool:
-        """Plans changed features anew without a feature that predicts them: what promises most may lead astray."""
-        found = False
-        for transform in self._search.chosen:
-            other = self._search.replanned(transform.feature, transform.other)
-            if other and self._saves(other.chosen):
-                self._search.become(other)
-                found = True
-        return found
-
-    def add(self, promised: list[Transform]) -> None:
-        failures = 0
-        for transform in promised:
-            if self._saves((*self._search.chosen, transform)):
-                self._search.take(transform)
-                failures = 0
-            else:
-                failures += 1
-            if failures == FAILURES:
-                break
-
-    def _saves(self, transforms: tuple[Transform, ...]) -> bool:
-        """Whether these take less than the best ones so far, a little for each that they are more."""
-        if len(transforms) > lib.TD_MAX_TRANSFORMS:
-            return False
-        more = max(0, len(transforms) - len(self._search.chosen))
-        measured = self._size(apply_transforms(self._search.ordered(transforms), self._rows, self._width))
-        if (
-            measured + more * (lib.TD_TRANSFORM_RECORD + self._best // LEAST_SHARE) > self._best
-            or measured == self._best
-        ):
-            return False
-        self._best = measured
-        return True
+    tried: list[tuple[Transform, ...]] = [()]
+    search.grow()
+    if search.reconsider():
+        search.grow()
+    tried.append(search.ordered())
+    for transform in search.gray_codes()[: lib.TD_MAX_TRANSFORMS - len(search.chosen)] if gray else []:
+        search.take(transform)
+    tried.append(search.ordered())
+    sizes = {t: lib.TD_TRANSFORM_RECORD * len(t) + size(apply_transforms(t, rows, width)) for t in dict.fromkeys(tried)}
+    return min(sizes, key=lambda t: sizes[t])
 
 
 class _Search:
@@ -166,24 +111,33 @@ class _Search:
         self._left = self._columns.copy()  # what the transforms chosen so far leave of them
         self._width = width
         self._cost = _spread(self._columns, width)
-        self._least = max(LEAST_BITS, float(self._cost.sum()) / (2 * LEAST_SHARE))
-        self._refused: set[Transform] = set()
-        self._avoided: set[int] = set()
+        self._least = max(LEAST_BITS, float(self._cost.sum()) / LEAST_SHARE)
         self._clipped, self._norm = _clip(self._columns)
+        self._needs: dict[int, set[int]] = {}  # features that must be there before a changed one, and itself
         self._promised: dict[int, tuple[float, Transform] | None] = {}
 
-    def ordered(self, transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
-        """As they are undone: a feature before those that are predicted by it."""
-        needs = {t.feature: {u.other for u in transforms if u.feature == t.feature and u.factor} for t in transforms}
-        order = list(TopologicalSorter(needs).static_order())
-        return tuple(sorted(transforms, key=lambda t: order.index(t.feature)))
+    def ordered(self) -> tuple[Transform, ...]:
+        """What was chosen, as it is undone: a feature before those that are predicted by it, its Gray code first."""
+        return tuple(sorted(self.chosen, key=lambda t: (len(self._needed(t.feature)), t.factor != 0)))
 
-    def most_promising(self) -> Transform | None:
-        for feature in range(len(self._columns)):
-            if feature not in self._promised:
-                self._promised[feature] = self._promise(feature)
-        found = max((item for item in self._promised.values() if item), key=lambda item: item[0], default=None)
-        return found[1] if found else None
+    def grow(self) -> None:
+        """Takes what promises most, while anything does."""
+        while len(self.chosen) < lib.TD_MAX_TRANSFORMS and (found := self._most_promising()):
+            self.take(found)
+
+    def reconsider(self) -> bool:
+        """Plans features anew without one that predicts them, as what promises most may lead astray; whether it did."""
+        before, self._promised = self.chosen, {}
+        for transform in before:
+            feature = transform.feature
+            chosen, left, cost = self.chosen, self._left[feature].copy(), self._cost[feature]
+            self._set(feature, tuple(t for t in chosen if t.feature != feature), self._columns[feature])
+            while len(self.chosen) < lib.TD_MAX_TRANSFORMS and (found := self._promise(feature, transform.other)):
+                self.take(found[1])
+            if self._cost[feature] >= cost - LEAST_BITS:
+                self._set(feature, chosen, left)
+        self._promised = {}
+        return self.chosen != before
 
     def gray_codes(self) -> list[Transform]:
         """Those that lower the entropies of a feature's bits, also of what it has above its minimum; the best first."""
@@ -191,45 +145,38 @@ class _Search:
         order = np.argsort(-saved, kind="stable").tolist()
         return [Transform(feature) for feature in order if saved[feature] >= self._least]
 
-    def replanned(self, feature: int, without: int) -> _Search | None:
-        """With other transforms of this feature that promise more; None when there are none."""
-        other = copy(self)
-        other._avoided = {without}
-        other.become(self)
-        other.chosen = tuple(transform for transform in self.chosen if transform.feature != feature)
-        other._left[feature] = self._columns[feature]
-        other._cost[feature] = _spread(self._columns[feature : feature + 1], self._width)[0]
-        while promised := other._promise(feature):
-            other.take(promised[1])
-        other._avoided = set()
-        return other if other._cost[feature] < self._cost[feature] - LEAST_BITS else None
-
-    def become(self, other: _Search) -> None:
-        """What the other search has found."""
-        self.chosen, self._left, self._cost = other.chosen, other._left.copy(), other._cost.copy()
-        self._promised, self._refused = {}, set(other._refused)
-
     def take(self, transform: Transform) -> None:
-        feature = transform.feature
-        self.chosen = _joined(self.chosen, transform)
+        feature, chosen = transform.feature, _joined(self.chosen, transform)
         if transform.factor == 0:
-            self._left[feature] ^= self._left[feature] >> np.uint32(1)
-            return
-        self._left[feature] = self._residue(transform)
-        self._cost[feature] = _spread(self._left[feature : feature + 1], self._width)[0]
+            self._set(feature, chosen, self._left[feature] ^ self._left[feature] >> np.uint32(1))
+        else:
+            self._set(feature, chosen, self._residue(transform))
         self._promised = {f: item for f, item in self._promised.items()
-                          if f != feature and not (item and self._needs(item[1].other, f))}  # fmt: skip
+                          if f != feature and not (item and f in self._needed(item[1].other))}  # fmt: skip
 
-    def refuse(self, transform: Transform) -> None:
-        """Does not promise it again."""
-        self._refused.add(replace(transform, turn=0))
-        del self._promised[transform.feature]
+    def _set(self, feature: int, chosen: tuple[Transform, ...], left: Rows) -> None:
+        """With these transforms, which leave `left` of the feature."""
+        self.chosen, self._left[feature] = chosen, left
+        self._cost[feature] = _spread(self._left[feature : feature + 1], self._width)[0]
+        self._needs = {t.feature: {t.feature} for t in chosen}
+        for t in chosen:
+            more = self._needed(t.other) if t.factor else set()
+            for needs in self._needs.values():
+                if t.feature in needs:
+                    needs |= more
 
-    def _needs(self, feature: int, other: int) -> bool:
-        """Whether a feature's values are there only when the other one's are."""
-        return feature == other or any(self._needs(t.other, other) for t in self.chosen if t.feature == feature)
+    def _needed(self, feature: int) -> set[int]:
+        return self._needs.get(feature, {feature})
 
-    def _promise(self, feature: int) -> tuple[float, Transform] | None:
+    def _most_promising(self) -> Transform | None:
+        for feature in range(len(self._columns)):
+            if feature not in self._promised:
+                self._promised[feature] = self._promise(feature)
+        found = max((item for item in self._promised.values() if item), key=lambda item: item[0], default=None)
+        return found[1] if found else None
+
+    def _promise(self, feature: int, without: int | None = None) -> tuple[float, Transform] | None:
+        """What promises to save the most bits of a feature, if that is enough; `without`: not by this feature."""
         if self._cost[feature] < self._least:
             return None
         changed = any(transform.feature == feature for transform in self.chosen)
@@ -240,7 +187,7 @@ class _Search:
         least = 1 - 0.25**self._least  # a correlation of r saves log2(1 / (1 - r^2)) / 2 bits
         found: list[Transform] = []
         for at in np.argsort(-np.abs(alike), kind="stable")[: TRIED + 1].tolist():
-            if alike[at] ** 2 >= least and near[at] not in self._avoided and not self._needs(near[at], feature):
+            if alike[at] ** 2 >= least and near[at] != without and feature not in self._needed(near[at]):
                 found += self._differences(feature, near[at], float(alike[at] * norm[0] / self._norm[near[at]]))
         if not found:
             return None
@@ -252,8 +199,7 @@ class _Search:
     def _differences(self, feature: int, other: int, slope: float) -> list[Transform]:
         shift = min(max(0, PRECISION - int(np.floor(np.log2(abs(slope))))), 32 - self._width)
         factors = {(int(np.sign(slope)), 0), (round(slope), 0), (round(slope * 2**shift), shift)}
-        found = [Transform(feature, other, *pair) for pair in sorted(factors) if 0 < abs(pair[0]) < 2**15]
-        return [t for t in found if t not in self._refused]  # which are not turned yet
+        return [Transform(feature, other, *pair) for pair in sorted(factors) if 0 < abs(pair[0]) < 2**15]
 
     def _residue(self, transform: Transform) -> Rows:
         product = self._columns[transform.other] * np.uint32(transform.factor % 2**32)
@@ -284,7 +230,7 @@ def _joined(transforms: tuple[Transform, ...], last: Transform) -> tuple[Transfo
 def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Columns without their rare values, which would hide what they share: of mean 0 and length 1; their lengths."""
     n = columns.shape[1]
-    ends = np.partition(columns, (n // 16, n - 1 - n // 16), axis=1)[:, [n // 16, n - 1 - n // 16]].astype(np.float64)
+    ends = np.sort(columns, axis=1)[:, [n // 16, n - 1 - n // 16]].astype(np.float64)
     clipped = np.clip(columns, ends[:, :1], ends[:, 1:])
     clipped -= clipped.mean(axis=1, keepdims=True)
     norm = np.sqrt((clipped**2).sum(axis=1))
