@@ -135,6 +135,7 @@ int td_sampler_init(td_sampler *sampler, td_pack *train, td_pack *replay, const 
     if (!full && sampler->n_held) {
         int status = weigh(sampler, &total);
         if (status != TD_OK) return status;
+        if (!(total >= 1e-6f)) return TD_E_RANGE; /* open has seen to it for all samples, not for those that are left */
     }
     sampler->train_scale = share / total;
     sampler->replay_scale = replay ? share * config->replay / td_pack_total_weight(replay) : 0.0f;

@@ -705,7 +705,8 @@ typedef struct td_sampler {
     float replay_scale;
 } td_sampler;
 
-/* TD_E_RANGE when the two packs differ in n_features, scale or zero point, or all would be held back. */
+/* TD_E_RANGE when the two packs differ in n_features, scale or zero point, or all would be held back, or all but what
+ * weighs nothing. */
 int td_sampler_init(td_sampler *sampler, td_pack *train, td_pack *replay, const td_sampler_config *config);
 /* Steps an epoch. */
 uint32_t td_sampler_size(const td_sampler *sampler);

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tinydream._native import ffi, lib
 from tinydream.errors import CoreError, DataError, UsageError
+from tinydream.files import write_sections
 from tinydream.packing import pack
 from tinydream.packs import Pack
 from tinydream.table import table_from_arrays
@@ -64,10 +65,12 @@ def packs(draw: Any) -> Pack:
 
 
 class Sampler:
-    def __init__(self, train: Pack, replay: Pack | None, mode: int, share: float = 1.0, seed: int = 7) -> None:
+    def __init__(
+        self, train: Pack, replay: Pack | None, mode: int, share: float = 1.0, seed: int = 7, held_back: float = 0.0
+    ) -> None:
         self.kept = train, replay
         self.native, self.n_features = ffi.new("td_sampler *"), train.n_features
-        config = ffi.new("td_sampler_config *", {"mode": mode, "seed": seed, "replay": share})
+        config = ffi.new("td_sampler_config *", {"mode": mode, "seed": seed, "replay": share, "held_back": held_back})
         second = replay.native if replay else ffi.NULL
         self.status = lib.td_sampler_init(self.native, train.native, second, config)
 
@@ -118,6 +121,19 @@ def test_steps_weigh_what_their_samples_do(train: Pack, mode: int) -> None:
     expected = sorted(zip(condensed.values.tolist(), condensed.labels.tolist(), condensed.weights * scale, strict=True))
     for (x, label, weight), (values, of, expected_weight) in zip(sorted(steps), expected, strict=True):
         assert (list(x), label) == (values, of) and weight == pytest.approx(expected_weight, rel=1e-5)
+
+
+def test_what_is_left_when_all_weight_is_held_back_is_refused() -> None:
+    rows = np.arange(24, dtype=np.int8).reshape(8, 3)
+    sections = pack(table_from_arrays(rows, None), replay=8).contents()
+    found = []
+    for heavy in range(8):
+        weights = np.eye(8, dtype="<f4")[heavy].tobytes()
+        weighed = Pack(write_sections(lib.TD_MAGIC_PACK, {**sections, lib.TD_PACK_WEIGHTS: weights}))
+        sampler = Sampler(weighed, None, BASES, held_back=0.25)
+        found.append(sampler.status)
+        assert sampler.status != lib.TD_OK or np.isfinite(sampler.native.train_scale)
+    assert sorted(found) == [lib.TD_E_RANGE] * 2 + [lib.TD_OK] * 6
 
 
 @QUICK
