@@ -133,7 +133,7 @@ def test_errors_say_what_to_try(
     [
         ("1,2,0\n3,4,\n", "row 1 has no label"),
         ("1,2,0\n3,4\n", "line 3"),
-        ("1,2,-1\n", "out of range"),
+        ("1,2,nan\n", "not fractions"),
         ("", "at least one row"),
     ],
 )

@@ -87,6 +87,7 @@ def test_models_with_other_labels_and_wrong_rows(tmp_path: Path, pieces: None) -
     for text, options, match in (
         ("a,b,y\n1,2,3\n", {}, "4 classes"),
         ("a,b,y\n1,2,u\n", {}, "by number only"),
+        ("a,b,y\n1,2,-1\n1,2,1\n", {}, "by number only"),
         ("a,y\n1,0\n", {}, "1 values a row"),
         ("a,b,y\n1,k,0\n", {}, "'b' holds texts"),
         ("a,b,y\n1,,0\n", {}, "'b' has empty cells"),

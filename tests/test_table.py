@@ -61,6 +61,47 @@ def test_names_that_are_numbers_sort_by_value() -> None:
     assert table.classes == ("-1", "9", "10", "inf", "nan")
 
 
+@pytest.mark.parametrize(("labels", "classes", "names"), [
+    (np.array([1, -1, 1], np.int8), None, ("-1", "1")),
+    (np.array([1.0, -1.0, 1.0]), None, ("-1", "1")),
+    (np.array([2**64 - 1, 5, 1024], np.uint64), None, ("5", "1024", "18446744073709551615")),
+    (np.array([-(2**63), 9, 10]), None, ("-9223372036854775808", "9", "10")),
+    (np.array([1, 1, 1]), ["1", "-1"], ("1", "-1")),  # whichever rows a file has
+    (np.array([1, -1, 1]), ["1", "-1"], ("1", "-1")),
+    (np.array([1023, 0, 1]), None, tuple(map(str, range(1024)))),
+    (np.array([1, 0, 1]), ["2020", "2021"], ("2020", "2021")),
+])  # fmt: skip
+def test_labels_that_are_no_class_numbers_are_names(tmp_path: Path, labels: Any, classes: Any, names: Any) -> None:
+    rows = np.arange(6, dtype=np.int16).reshape(3, 2)
+    table = table_from_arrays(rows, labels, classes=classes)
+    numbered = len(names) == 1024 or names[0] == "2020"
+    assert table.classes == names and table.ordered == (numbered or classes is not None)
+    if not numbered:
+        assert [int(names[i]) for i in table.labels] == labels.tolist()
+    at_once = td.pack(table, keep_order=True)
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "y.npy", labels)
+    td.pack_file(tmp_path / "x.npy", tmp_path / "t.tdz", labels=tmp_path / "y.npy", classes=classes, keep_order=True)
+    for made in (at_once, td.open_pack(tmp_path / "t.tdz")):
+        assert made.classes == names and np.array_equal(made.class_numbers, table.labels)
+        told = labels if classes is None or not numbered else np.array(names, dtype=object)[labels]
+        assert made.to_arrow()["label"].to_pylist() == told.tolist()
+        assert made.to_arrow()["label"].type == (
+            pa.from_numpy_dtype(told.dtype) if told.dtype != object else pa.string()
+        )
+        unpack(made, tmp_path / "u.npy")
+        beside = np.load(tmp_path / "u.labels.npy")
+        assert np.array_equal(beside, labels) and (numbered or beside.dtype == labels.dtype)
+        unpack(made, tmp_path / "u.npz")
+        again = read(tmp_path / "u.npz")
+        if numbered or classes is None:
+            assert again.classes == names and np.array_equal(again.labels, table.labels)
+        for suffix in ("csv", "parquet"):
+            unpack(made, tmp_path / f"u.{suffix}")
+            back = read(tmp_path / f"u.{suffix}", label="label")
+            assert [back.classes[i] for i in back.labels] == [names[i] for i in table.labels]
+
+
 def test_a_class_without_rows_is_allowed() -> None:
     table = table_from_arrays([[1], [2]], ["b", "b"], classes=["a", "b", "c"])
     assert table.labels.tolist() == [1, 1] and table.n_classes == 3
@@ -68,10 +109,11 @@ def test_a_class_without_rows_is_allowed() -> None:
 
 WRONG_ARRAYS: list[tuple[Any, Any, Any, str]] = [
     ([[1], [2]], [0, 5], 2, "1 labels are out of range, the first in row 1: 5"),
-    ([[1], [2]], [0, -1], None, "the first in row 1: -1"),
-    ([[1], [2]], [0, 10**12], None, "1000000000001 classes"),
+    ([[1], [2]], [0, -1], 2, "the first in row 1: -1"),
+    ([[1], [2]], [0, -1], ["0", "-2"], "the first in row 1: -1"),
+    ([[0]] * 1025, np.arange(-1025, 0), None, "1025 classes"),
     ([[1], [2]], [0, 1], 10**12, "1000000000000 classes"),
-    ([[1], [2]], np.array([0, 2**64 - 1], np.uint64), None, "out of range"),
+    ([[1], [2]], np.array([0, 2**64 - 1], np.uint64), 2, "out of range"),
     ([[1], [2]], [0, np.nan], None, "not fractions"),
     ([[1], [2]], [0, 0.5], ["a", "b"], "classes are named, but the labels are real"),
     ([[1], [2]], [[0, 1], [1, 0]], 2, "classes are named, but the labels are real numbers or several"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,7 +16,16 @@ from .errors import DataError
 from .images import ImageOptions, ImageTransform, decibels, possible
 from .packing import MEASURED, SharedPlan, choose_transforms, encode_images, shared_plan
 from .schema import Field, FieldPlanner, Lossy, Schema, add_error, fitting, type_name
-from .table import MAX_CLASSES, ClassLabel, Column, Table, class_label, class_numbers
+from .table import (
+    MAX_CLASSES,
+    ClassLabel,
+    Column,
+    Table,
+    class_label,
+    class_numbers,
+    number_by_name,
+    numbers_as_names,
+)
 from .transforms import Transform
 
 __all__ = ["Classes", "Fields", "Found", "Pictures", "Plan", "Tell", "scan"]
@@ -44,6 +53,7 @@ class Found:
     counts: dict[int, int]
     targets: bool
     label: ClassLabel | None = None
+    by_name: bool = False  # labels are numbers that name their classes
 
     def numbers(self, chunk: Chunk) -> npt.NDArray[np.int64]:
         """The class of each row. Raises DataError for one that was not there."""
@@ -51,10 +61,18 @@ class Found:
             return np.zeros(len(chunk), dtype=np.int64)
         values = chunk.labels[0].values
         if values.dtype.kind in "biuf":
-            return values.astype(np.int64)
+            return self._numbered(values)
         place = {name: i for i, name in enumerate(self.classes)}
         try:
             return np.fromiter(map(place.__getitem__, _texts(values)), dtype=np.int64, count=len(values))
+        except KeyError as error:
+            raise DataError(f"label {error} is none of {', '.join(self.classes[:12])}") from None
+
+    def _numbered(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        if not self.by_name:
+            return values.astype(np.int64)
+        try:
+            return number_by_name(values, self.classes)
         except KeyError as error:
             raise DataError(f"label {error} is none of {', '.join(self.classes[:12])}") from None
 
@@ -115,8 +133,11 @@ def _scan(source: Source, look: Looking, classes: Classes, real: bool | None, te
         raise DataError(f"{source.name}: {n_rows:,} rows; a pack holds {MOST_ROWS:,}. Split them over several")
     if n_labels == 1 and not labels.real:
         names = labels.names(classes)
-        label = class_label(chunk.labels[0], classes)
-        return look, Found(n_rows, names, classes is not None or labels.numeric, labels.numbers(names), False, label)
+        by_name = labels.by_name(classes)
+        seen = replace(chunk.labels[0], values=labels.distinct()) if labels.numeric else chunk.labels[0]
+        ordered = classes is not None or (labels.numeric and not by_name)
+        return look, Found(n_rows, names, ordered, labels.numbers(names, by_name), False,
+                           class_label(seen, classes), by_name)  # fmt: skip
     if classes is not None:
         raise DataError(f"{source.name}: classes are named, but labels are none, real numbers or several")
     return look, Found(n_rows, ("0",), True, {0: n_rows}, n_labels > 0)
@@ -127,7 +148,7 @@ class _Labels:
 
     def __init__(self, source: str, real: bool | None) -> None:
         self._source, self._real = source, real
-        self._low = self._high = 0.0
+        self._kind = np.dtype(np.int64)
         self._counts: Counter[Any] = Counter()
         self._n_rows = 0
         self.numeric, self._fraction, self._finite = True, False, True
@@ -147,8 +168,8 @@ class _Labels:
             return
         finite = values[np.isfinite(values)]
         self._finite &= len(finite) == len(values)
+        self._kind = values.dtype
         if len(finite):
-            self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
             self._fraction |= bool((finite != np.rint(finite)).any())
         if len(self._counts) <= MAX_CLASSES:  # more than that are no classes, which shows in the end
             found, counts = np.unique(finite, return_counts=True)
@@ -162,14 +183,24 @@ class _Labels:
     def names(self, classes: Classes) -> tuple[str, ...]:
         """Names of the classes. Raises DataError when they are no classes."""
         if self.numeric:
-            ends = np.array([self._low, self._high if self._finite else np.nan])
-            return class_numbers(ends, classes, self._source)[1]
+            return class_numbers(self.distinct(), classes, self._source)[1]
         return class_numbers(np.array(sorted(self._counts), dtype=object), classes, self._source)[1]
 
-    def numbers(self, names: tuple[str, ...]) -> dict[int, int]:
+    def distinct(self) -> npt.NDArray[Any]:
+        """Labels that are numbers, once each; NaN for those that are no classes."""
+        if self._finite and not self._fraction:
+            return np.array(list(self._counts), dtype=self._kind)
+        return np.array([np.nan])
+
+    def by_name(self, classes: Classes) -> bool:
+        """Whether labels are numbers that name their classes."""
+        return self.numeric and numbers_as_names(self.distinct(), classes) is not None
+
+    def numbers(self, names: tuple[str, ...], by_name: bool) -> dict[int, int]:
         """Rows by the number of their class."""
         if self.numeric:
-            return {int(number): n for number, n in self._counts.items()}
+            own = number_by_name(self.distinct(), names) if by_name else self._counts
+            return {int(number): n for number, n in zip(own, self._counts.values(), strict=True)}
         return {names.index(name): n for name, n in self._counts.items()}
 
 

@@ -57,7 +57,7 @@ class ClassLabel:
     @classmethod
     def usual(cls, classes: Sequence[str]) -> ClassLabel:
         """What labels are where nobody says otherwise: numbers, or if classes have names, these."""
-        return cls("label", "text" if _are_named(classes) else "i8")
+        return cls("label", "text" if are_named(classes) else "i8")
 
     def values(self, classes: Sequence[str]) -> Array:
         """The label of each class, (n_classes,). Raises ValueError when a class has a name that is no such label."""
@@ -74,7 +74,8 @@ class ClassLabel:
         return {} if self == self.usual(classes) else {"label": {"name": self.name, "type": self.dtype}}
 
 
-def _are_named(classes: Sequence[str]) -> bool:
+def are_named(classes: Sequence[str]) -> bool:
+    """Whether classes have names other than their numbers."""
     return any(name != str(i) for i, name in enumerate(classes))
 
 
@@ -97,10 +98,11 @@ class Table:
     `values` is (n, *shape), integer or floating point; of a table with `columns` it is what they hold as one array
     (n, columns) when all are numbers and none is missing, else (n, 0). `labels` is (n,), int64 in [0, n_classes);
     `classes` names them, in order. A class without rows is allowed here (a wearer may never have rowed) and left out of
-    a pack. `ordered` is False when the labels were names and their order was not given: they are then sorted, which
-    need not be the order of a model's outputs. `targets` are labels that are no classes: real numbers, or several
-    columns; all rows are then of one class. `windows`: rows are windows of longer series, in their order. `label`: what
-    the classes were; None where there are none. `left_out`: what of the source is not in the table, for people.
+    a pack. `ordered` is False when the labels were names, or integers that are no class numbers (negative, or above
+    1,023), and their order was not given: they are then sorted, which need not be the order of a model's outputs.
+    `targets` are labels that are no classes: real numbers, or several columns; all rows are then of one class.
+    `windows`: rows are windows of longer series, in their order. `label`: what the classes were; None where there are
+    none. `left_out`: what of the source is not in the table, for people.
     """
 
     values: Array
@@ -305,7 +307,7 @@ def with_labels(
 
 def class_label(column: Column, classes: Sequence[str] | int | None) -> ClassLabel:
     """What the labels of a column are that become these classes."""
-    named = classes is not None and not isinstance(classes, int)
+    named = classes is not None and not isinstance(classes, int) and numbers_as_names(column.values, classes) is None
     return ClassLabel(column.name, "text" if named or column.values.dtype.kind == "m" else type_name(column.values))
 
 
@@ -318,8 +320,8 @@ def _is_real(column: Column) -> bool:
 
 
 def _with_classes(table: Table, given: Array, classes: Sequence[str] | int | None) -> Table:
-    ordered = classes is not None or given.dtype.kind in "iufb"
     numbers, names = class_numbers(given, classes, table.source)
+    ordered = classes is not None or (given.dtype.kind in "iufb" and not are_named(names))
     return replace(table, labels=numbers, classes=names, ordered=ordered)
 
 
@@ -333,11 +335,47 @@ def class_numbers(
         numbers = given.astype(np.int64)
     if given.dtype.kind not in "iub" and not np.array_equal(numbers, given):
         raise DataError(f"{source}: labels must be class numbers or names, not fractions")
+    names = numbers_as_names(given, classes)
+    if names is not None:
+        _check_n_classes(len(names), source)
+        return number_by_name(given, names), _class_names(names, source)
     if classes is None:
         classes = max(1, int(numbers.max()) + 1)
     n_classes = classes if isinstance(classes, int) else len(classes)
     _check_label_range(numbers, n_classes, source)
     return numbers, _class_names(range(n_classes) if isinstance(classes, int) else classes, source)
+
+
+def numbers_as_names(given: Array, classes: Sequence[str] | int | None) -> tuple[str, ...] | None:
+    """The names of classes whose labels are whole numbers but no class numbers; None when labels are class numbers.
+
+    Numbers are names when one of them is negative or above the limit of classes, in rising order then; or when
+    `classes` names them all, and names a number that no class has.
+    """
+    if given.dtype.kind not in "iufb" or isinstance(classes, int) or not np.isfinite(given).all():
+        return None
+    if classes is not None:
+        named = [number for number in map(_whole, classes) if number is not None]
+        outside = any(not 0 <= number < len(classes) for number in named)
+        return tuple(classes) if outside and set(np.unique(given).tolist()) <= set(named) else None
+    if given.min() >= 0 and given.max() < MAX_CLASSES:
+        return None
+    return tuple(str(int(number)) for number in np.unique(given).tolist())
+
+
+def number_by_name(given: Array, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The class of each label that is a whole number, by the name of its class. Raises KeyError for one of no name."""
+    place = {_whole(name): i for i, name in enumerate(names)}
+    distinct, at = np.unique(given, return_inverse=True)
+    return np.array([place[number] for number in distinct.tolist()], dtype=np.int64)[at]
+
+
+def _whole(name: str) -> int | None:
+    """The number of which this is the name."""
+    try:
+        return int(name) if str(int(name)) == name else None
+    except ValueError:
+        return None
 
 
 def _class_names(names: Iterable[object], source: str) -> tuple[str, ...]:

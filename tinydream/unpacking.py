@@ -13,11 +13,12 @@ from typing import IO, Any
 import numpy as np
 
 from .adapters import flat_columns, to_arrow
+from .codes import numpy_type
 from .errors import DataError, UsageError
 from .files import atomic_stream
 from .packs import Pack
 from .sources import arrow
-from .table import Column
+from .table import Column, are_named
 
 __all__ = ["cells", "unpack"]
 
@@ -43,8 +44,21 @@ def unpack(pack: Pack, path: str | os.PathLike[str], *, progress: Progress | Non
         return [path]
     beside = path.with_suffix(".labels.npy")
     with atomic_stream(beside) as stream:
-        np.save(stream, _savable(pack.labels, beside), allow_pickle=False)
+        np.save(stream, _savable(_labels(pack), beside), allow_pickle=False)
     return [path, beside]
+
+
+def _labels(pack: Pack) -> Any:
+    """Labels as they were given, but class numbers for classes that were no numbers."""
+    return pack.labels if (own := _own_labels(pack)) is None else own
+
+
+def _own_labels(pack: Pack) -> Any:
+    """Labels that were numbers and name their classes; None for all others."""
+    label = pack.class_label
+    if label is None or numpy_type(label.dtype).kind not in "iuf" or not are_named(pack.classes):
+        return None
+    return label.values(pack.classes)[pack.class_numbers]
 
 
 def _pieces(pack: Pack, progress: Progress | None) -> Iterator[slice]:
@@ -106,8 +120,8 @@ def _arrays(pack: Pack, path: Path) -> Iterator[tuple[str, Any]]:
     if pack.schema.labels and pack.labels.dtype.names is not None:
         yield from _by_name(pack.targets(), path)
     elif pack.schema.labels or pack.class_label:
-        yield "y", pack.labels
-    if pack.class_label:
+        yield "y", _labels(pack)
+    if pack.class_label and _own_labels(pack) is None:
         yield "classes", np.array(pack.classes)
 
 
