@@ -321,8 +321,12 @@ A, B, C = (
     {"name": "b", "type": "text", "codes": [{"is": "list"}]},
     {"name": "c", "type": "i4"},
 )
+T: dict[str, Any] = {"type": "M8[s]", "codes": [{"is": "number"}]}
 WRONG = [
     {}, [], [A], [A, A, C], [A, B, {**C, "type": "f8"}], [A, B, {**C, "type": "c8"}], [A, B, {**C, "name": 5}],
+    [A, B, {**C, "zone": "UTC"}],
+    [A, B, {**C, **T, "type": "M8[D]", "zone": "UTC"}],
+    *([A, B, {**C, **T, "zone": zone}] for zone in ("", 5, None, "x" * 300)),
     [A, B, {**C, "x": 1}], [A, B, {**C, "label": 1}], [{**A, "label": True}, B, C],
     [{**x, "label": True} for x in (A, B, C)], [{**A, "shape": [0]}, B, C], [{**A, "shape": [2]}, B, C],
     [{**A, "shape": [-3]}], [{**A, "shape": [3], "codes": [{}, {}]}], [{**A, "shape": [4096] * 8}],
@@ -344,6 +348,7 @@ def test_wrong_fields_are_refused(fields: Any) -> None:
 
 
 SOUND = [
+    [A, B, {**C, **T, "zone": "UTC"}], [A, B, {**C, **T}],
     [A, B, C], [A, {**B, "codes": [{"is": "list", "entries": ["only"], "special": [None]}]}, C],
     [{**A, "shape": [3]}], [{**A, "shape": [3], "codes": [{"is": "number", "low": 2**64 - 1, "by": 2**63 - 1}] * 3}],
     [{"name": "f", "type": "f2", "shape": [3], "codes": [{"is": "bits", "low": 2**63}]}],

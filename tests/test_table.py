@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -388,6 +389,29 @@ def test_data_frames_and_parquet(tmp_path: Path) -> None:
     assert read(frame, label="c").classes == ("u", "v")
 
 
+def test_times_keep_their_zone(tmp_path: Path) -> None:
+    times = [None, 0, 1_700_000_000_000, -1]
+    zones = {"UTC": "ms", "Europe/Berlin": "ms", "+05:30": "us", "America/New_York": "ns"}
+    given = pa.table({zone: pa.array(times, pa.timestamp(unit, zone)) for zone, unit in zones.items()} | {
+        "naive": pa.array(times, pa.timestamp("us")),
+        "coded": pa.array(times, pa.timestamp("ms", "UTC")).dictionary_encode(),
+        "y": pa.array([1, 2, 3, 4], pa.timestamp("us", "Asia/Tokyo")), "z": [1, 2, 3, 4]})  # fmt: skip
+    pq.write_table(given, tmp_path / "t.parquet")
+    expected = given.set_column(5, "coded", given["coded"].cast(pa.timestamp("ms", "UTC")))
+    label = ["y", "z"]
+    td.pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz", label=label, keep_order=True)
+    frames = [read(given, label=label), read(tmp_path / "t.parquet", label=label)]
+    for made in (*(td.pack(frame, keep_order=True) for frame in frames), td.open_pack(tmp_path / "t.tdz")):
+        assert made.to_arrow() == expected and made.to_arrow(slice(1, 3)) == expected[1:3]
+        assert made.columns()[0].zone == "UTC" and made.columns()[4].zone is None and made.targets()[0].zone
+        assert made.columns([2])[0].values[0] == np.datetime64(1_700_000_000, "s")
+        unpack(made, tmp_path / "u.parquet")
+        assert pq.read_table(tmp_path / "u.parquet") == expected
+        unpack(made, tmp_path / "u.csv")
+        row = (tmp_path / "u.csv").read_text().splitlines()[3].split(",")
+        assert row[0] == "2023-11-14T22:13:20.000Z" and row[1].endswith("Z") and not row[4].endswith("Z")
+
+
 def test_an_entry_of_a_category_may_be_missing() -> None:
     categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 1]), pa.array(["x", None]))
     found = read(pa.table({"c": categories})).columns[0]
@@ -426,9 +450,9 @@ def test_bytes_in_the_other_order(dtype: str) -> None:
 def test_what_is_no_frame_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="a list is no data frame"):
         read([1, 2])
-    zoned = pa.table({"a": pa.array([0], pa.timestamp("s", "UTC"))})
-    with pytest.raises(DataError, match="time zone UTC"):
-        read(zoned)
+    zoned = pa.table({"a": pa.array([0], pa.timestamp("s", "UTC")), "b": [1]})
+    with pytest.raises(DataError, match="label 'a' has the time zone UTC"):
+        read(zoned, label="a")
     with pytest.raises(DataError, match="'a' is of type list"):
         read(pa.table({"a": [[1]]}))
     (tmp_path / "t.parquet").write_bytes(b"PAR1")

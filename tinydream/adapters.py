@@ -28,7 +28,7 @@ def flat_columns(pack: Pack, index: Any = slice(None)) -> list[Column]:
             flat.append(column)
             continue
         for i in range(values.shape[1]):
-            flat.append(Column(f"{column.name}{i}", values[:, i], None if gone is None else gone[:, i]))
+            flat.append(Column(f"{column.name}{i}", values[:, i], None if gone is None else gone[:, i], column.zone))
     flat += pack.targets(index)
     if pack.class_label is not None:
         taken = {column.name for column in flat}
@@ -62,7 +62,7 @@ def _arrow_array(pyarrow: Any, column: Column) -> Any:
         return pyarrow.array(values.view(np.int64).astype(np.int32), pyarrow.int32(), mask=mask).cast(pyarrow.date32())
     if unit not in ("s", "ms", "us", "ns"):
         raise DataError(f"column {column.name!r} counts in the unit {unit}, which Arrow does not have")
-    kind = pyarrow.timestamp(unit) if values.dtype.kind == "M" else pyarrow.duration(unit)
+    kind = pyarrow.timestamp(unit, column.zone) if values.dtype.kind == "M" else pyarrow.duration(unit)
     return pyarrow.array(values.view(np.int64), pyarrow.int64(), mask=mask).cast(kind)
 
 

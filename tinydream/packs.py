@@ -139,7 +139,9 @@ class Pack:
     def columns(self, index: slice | npt.ArrayLike = slice(None)) -> tuple[Column, ...]:
         """The features of some rows, column by column. An array a row is one column, (k, *shape)."""
         found = self._read(self._numbers(index))
-        return tuple(Column(field.name, *pair) for field, pair in zip(self.schema.features, found, strict=True))
+        return tuple(
+            Column(field.name, *pair, field.zone) for field, pair in zip(self.schema.features, found, strict=True)
+        )
 
     def targets(self, index: slice | npt.ArrayLike = slice(None)) -> tuple[Column, ...]:
         """Labels that are no classes (real numbers, or several columns) of some rows; empty when there are none."""
@@ -150,7 +152,7 @@ class Pack:
         if self._cut is not None:
             numbers = self._cut.first_rows()[numbers]
         found = self.schema.decode(self._take(numbers), fields)
-        return tuple(Column(field.name, *pair) for field, pair in zip(fields, found, strict=True))
+        return tuple(Column(field.name, *pair, field.zone) for field, pair in zip(fields, found, strict=True))
 
     def stored(self, index: slice, *, transformed: bool = False) -> npt.NDArray[np.uint32]:
         """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum.

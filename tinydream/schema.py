@@ -28,18 +28,24 @@ Mask = npt.NDArray[np.bool_]
 NUMBER_TYPES = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
 UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
 TIME_TYPES = tuple(f"{kind}8[{unit}]" for kind in "Mm" for unit in UNITS)
+ZONED_TYPES = tuple(f"M8[{unit}]" for unit in ("s", "ms", "us", "ns"))
+MAX_ZONE = 255  # letters of a time zone's name
 MAX_CODES = 256  # columns of an array that may have codes of their own
 
 
 @dataclass(frozen=True)
 class Field:
-    """A column: `shape` of one row's values (() for one), `codes` one for all of them or one each."""
+    """A column: `shape` of one row's values (() for one), `codes` one for all of them or one each.
+
+    `zone`: the time zone of times, which are in UTC then.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...] = ()
     codes: tuple[Code, ...] = field(default_factory=lambda: (Code(),))
     label: bool = False
+    zone: str | None = None
 
     @property
     def size(self) -> int:
@@ -130,12 +136,14 @@ class Field:
             facts["codes"] = [code.as_map() for code in self.codes]
         if self.label:
             facts["label"] = True
+        if self.zone is not None:
+            facts["zone"] = self.zone
         return facts
 
     @classmethod
     def from_map(cls, given: Any) -> Field:
         """A field from a file, which is not trusted. Raises ValueError."""
-        if not isinstance(given, dict) or given.keys() - {"name", "type", "shape", "codes", "label"}:
+        if not isinstance(given, dict) or given.keys() - {"name", "type", "shape", "codes", "label", "zone"}:
             raise ValueError("a field has keys that are not known")
         name, dtype, shape = given.get("name"), given.get("type"), given.get("shape", [])
         if type(name) is not str or dtype not in (*NUMBER_TYPES, *TIME_TYPES, "text"):
@@ -147,10 +155,14 @@ class Field:
             raise ValueError(f"field {name!r} does not have one code, or one for each of its values")
         if type(given.get("label", False)) is not bool:
             raise ValueError(f"field {name!r} may or may not be a label")
+        zone = given.get("zone")
+        named = type(zone) is str and 0 < len(zone) <= MAX_ZONE
+        if "zone" in given and not (named and dtype in ZONED_TYPES):
+            raise ValueError(f"field {name!r} has no possible time zone")
         made = tuple(Code.from_map(code, dtype) for code in codes)
         if any(code.kind == "plain" for code in made) and (dtype == "text" or dtype[0] not in "biu"):
             raise ValueError(f"field {name!r} needs a code")
-        return cls(name, dtype, tuple(shape), made, given.get("label", False))
+        return cls(name, dtype, tuple(shape), made, given.get("label", False), zone)
 
 
 @dataclass(frozen=True)
@@ -221,10 +233,10 @@ class FieldPlanner:
 
     def __init__(
         self, name: str, dtype: str, shape: tuple[int, ...] = (), *, label: bool = False, lossy: Lossy | None = None,
-        plain: bool = False, max_list: int | None = None,
+        plain: bool = False, max_list: int | None = None, zone: str | None = None,
     ) -> None:  # fmt: skip
         """As for Field; `plain`: integers of 32 bits stay as they are; `max_list`: bytes for lists of values."""
-        self.name, self.dtype, self.shape, self.label = name, dtype, shape, label
+        self.name, self.dtype, self.shape, self.label, self.zone = name, dtype, shape, label, zone
         # Columns of real numbers have scales of their own; the values of an image or a window share theirs.
         n_codes = shape[0] if len(shape) == 1 and shape[0] <= MAX_CODES and dtype[0] == "f" else 1
         lossy = None if label else lossy
@@ -260,7 +272,8 @@ class FieldPlanner:
     def field(self) -> Field:
         """By what was seen. Raises DataError when a resolution is too fine for the range."""
         try:
-            return Field(self.name, self.dtype, self.shape, tuple(code.plan() for code in self._codes), self.label)
+            codes = tuple(code.plan() for code in self._codes)
+            return Field(self.name, self.dtype, self.shape, codes, self.label, self.zone)
         except DataError as error:
             raise DataError(f"column {self.name!r}: {error}") from error
 
@@ -270,7 +283,7 @@ def plan_fields(table: Table, lossy: Lossy | None = None) -> Schema:
     fields = []
     if table.columns:
         for column in table.columns:
-            planner = FieldPlanner.of(column.name, column.values, lossy=lossy)
+            planner = FieldPlanner.of(column.name, column.values, lossy=lossy, zone=column.zone)
             planner.see(column.values, column.missing)
             fields.append(planner.field())
     else:
@@ -278,7 +291,7 @@ def plan_fields(table: Table, lossy: Lossy | None = None) -> Schema:
         planner.see(table.values)
         fields.append(planner.field())
     for column in table.targets:
-        planner = FieldPlanner.of(column.name, column.values, label=True)
+        planner = FieldPlanner.of(column.name, column.values, label=True, zone=column.zone)
         planner.see(column.values, column.missing)
         fields.append(planner.field())
     return fitting(Schema(tuple(fields)), table.source)

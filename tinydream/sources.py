@@ -237,7 +237,7 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
         gone = own.missing
         if entries.missing is not None:  # an entry may be null, as an index may
             gone = entries.missing[own.values] if gone is None else gone | entries.missing[own.values]
-        return Column(name, entries.values[own.values], gone if gone is not None and gone.any() else None)
+        return Column(name, entries.values[own.values], gone if gone is not None and gone.any() else None, entries.zone)
     if types.is_null(kind):
         return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
     missing = chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else None
@@ -246,12 +246,8 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
         texts = np.empty(len(chunk), dtype=object)
         texts[:] = (whole.fill_null("") if missing is not None else whole).to_pylist()
         return Column(name, texts, missing)
-    if types.is_timestamp(kind) and kind.tz is not None:
-        raise DataError(
-            f"{source}: column {name!r} has the time zone {kind.tz}, which packs do not keep; take the times in UTC "
-            "without a zone, and keep the zone elsewhere"
-        )
-    return Column(name, _arrow_numbers(chunk, f"{source}: column {name!r}"), missing)
+    zone = kind.tz if types.is_timestamp(kind) else None  # the times of a zone are in UTC
+    return Column(name, _arrow_numbers(chunk, f"{source}: column {name!r}"), missing, zone)
 
 
 def _arrow_numbers(chunk: Any, where: str) -> Array:

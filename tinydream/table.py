@@ -23,12 +23,14 @@ Array = npt.NDArray[Any]
 class Column:
     """A named column: `values` (n,) of bool, integers, reals, datetime64, timedelta64 or str (as objects).
 
-    `missing` (n,) says which cells are empty, whatever `values` holds there; None: no cell is.
+    `missing` (n,) says which cells are empty, whatever `values` holds there; None: no cell is. `zone`: the time zone of
+    datetime64, which are in UTC then; None: times of no zone.
     """
 
     name: str
     values: Array
     missing: npt.NDArray[np.bool_] | None = None
+    zone: str | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -40,11 +42,13 @@ class Column:
 
     def part(self, first: int, end: int) -> Column:
         """The cells from `first` to before `end`."""
-        return Column(self.name, self.values[first:end], None if self.missing is None else self.missing[first:end])
+        missing = None if self.missing is None else self.missing[first:end]
+        return replace(self, values=self.values[first:end], missing=missing)
 
     def rows(self, numbers: npt.NDArray[np.int64]) -> Column:
         """The cells of these numbers, copied."""
-        return Column(self.name, self.values[numbers], None if self.missing is None else self.missing[numbers])
+        missing = None if self.missing is None else self.missing[numbers]
+        return replace(self, values=self.values[numbers], missing=missing)
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,12 @@ def with_labels(
 
 
 def class_label(column: Column, classes: Sequence[str] | int | None) -> ClassLabel:
-    """What the labels of a column are that become these classes."""
+    """What the labels of a column are that become these classes. Raises DataError for times of a time zone."""
+    if column.zone is not None:
+        raise DataError(
+            f"label {column.name!r} has the time zone {column.zone}, which names of classes do not keep; take "
+            "the times in UTC without a zone, or as texts"
+        )
     named = classes is not None and not isinstance(classes, int) and numbers_as_names(column.values, classes) is None
     return ClassLabel(column.name, "text" if named or column.values.dtype.kind == "m" else type_name(column.values))
 

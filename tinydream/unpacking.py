@@ -133,9 +133,15 @@ def _by_name(columns: tuple[Column, ...], path: Path) -> Iterator[tuple[str, Any
 
 
 def cells(column: Column) -> list[Any]:
-    """Values as a text file has them: numbers and texts, dates in ISO 8601; None where they are missing."""
+    """Values as a text file has them: numbers and texts, dates in ISO 8601 (of a time zone: in UTC, with a Z).
+
+    None where they are missing.
+    """
     values = column.values
-    told = np.datetime_as_string(values).tolist() if values.dtype.kind == "M" else values.tolist()
+    if values.dtype.kind == "M":
+        told = np.datetime_as_string(values, timezone="naive" if column.zone is None else "UTC").tolist()
+    else:
+        told = values.tolist()
     if values.dtype.kind == "m":
         told = values.view(np.int64).tolist()
     if column.missing is None:

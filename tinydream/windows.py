@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ def as_blocks(table: Table, *, keep_order: bool = False) -> tuple[Table, Cut]:
 
 def _repeated(column: Column, at: Numbers, counts: list[int]) -> Column:
     missing = None if column.missing is None else np.repeat(column.missing[at], counts)
-    return Column(column.name, np.repeat(column.values[at], counts), missing)
+    return replace(column, values=np.repeat(column.values[at], counts), missing=missing)
 
 
 def overlap(windows: Windows | None) -> bool:
