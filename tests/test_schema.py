@@ -322,11 +322,14 @@ A, B, C = (
     {"name": "c", "type": "i4"},
 )
 T: dict[str, Any] = {"type": "M8[s]", "codes": [{"is": "number"}]}
+F: dict[str, Any] = {"type": "f8", "codes": [{"is": "number", "low": 10**8, "over": 100}]}
 WRONG = [
     {}, [], [A], [A, A, C], [A, B, {**C, "type": "f8"}], [A, B, {**C, "type": "c8"}], [A, B, {**C, "name": 5}],
     [A, B, {**C, "zone": "UTC"}],
     [A, B, {**C, **T, "type": "M8[D]", "zone": "UTC"}],
     *([A, B, {**C, **T, "zone": zone}] for zone in ("", 5, None, "x" * 300)),
+    [A, B, {**C, "decimal": [9, 2]}],
+    *([A, B, {**C, **F, "decimal": d}] for d in (5, [], [9], [0, 0], [39, 0], [9, -1], [9, 23], [9, 2.0], [9, 2, 2])),
     [A, B, {**C, "x": 1}], [A, B, {**C, "label": 1}], [{**A, "label": True}, B, C],
     [{**x, "label": True} for x in (A, B, C)], [{**A, "shape": [0]}, B, C], [{**A, "shape": [2]}, B, C],
     [{**A, "shape": [-3]}], [{**A, "shape": [3], "codes": [{}, {}]}], [{**A, "shape": [4096] * 8}],
@@ -363,6 +366,15 @@ SOUND = [
 def test_other_fields_give_other_values_and_no_harm(fields: Any) -> None:
     opened = Pack(hostile({"fields": fields}))
     assert len(opened[:]) == 3 and len(opened.columns()) == len(fields)
+    texts = [column.values for column in opened.columns() if column.values.dtype == object]
+    assert all(type(text) is str for values in texts for text in values)
+
+
+@pytest.mark.parametrize("low", [10**8, 2**63 - 1])
+def test_decimals_beyond_their_digits_are_refused(low: int) -> None:
+    opened = Pack(hostile({"fields": [A, B, {**C, **F, "codes": [{"is": "number", "low": low}], "decimal": [8, 0]}]}))
+    with pytest.raises(DataError, match="column 'c' holds numbers that are no decimals of 8 digits"):
+        opened.to_arrow()
 
 
 @pytest.mark.parametrize("windows", [{}, [], {"span": 1, "step": 1, "runs": []}, {"span": 1, "step": 1, "runs": [2]},

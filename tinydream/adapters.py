@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .codes import DECIMAL_LIMIT
 from .errors import DataError, UsageError
 from .sources import arrow
 from .table import Column
@@ -28,7 +29,8 @@ def flat_columns(pack: Pack, index: Any = slice(None)) -> list[Column]:
             flat.append(column)
             continue
         for i in range(values.shape[1]):
-            flat.append(Column(f"{column.name}{i}", values[:, i], None if gone is None else gone[:, i], column.zone))
+            flat.append(Column(f"{column.name}{i}", values[:, i], None if gone is None else gone[:, i], column.zone,
+                               column.decimal))  # fmt: skip
     flat += pack.targets(index)
     if pack.class_label is not None:
         taken = {column.name for column in flat}
@@ -53,6 +55,8 @@ def _arrow_array(pyarrow: Any, column: Column) -> Any:
     values, mask = column.values, column.missing
     if values.dtype == object:
         return pyarrow.array(values, pyarrow.string(), mask=mask)
+    if column.decimal is not None:
+        return _decimals(pyarrow, column, *column.decimal)
     if values.dtype.kind not in "Mm":
         return pyarrow.array(np.ascontiguousarray(values), mask=mask)
     unit = np.datetime_data(values.dtype)[0]
@@ -64,6 +68,19 @@ def _arrow_array(pyarrow: Any, column: Column) -> Any:
         raise DataError(f"column {column.name!r} counts in the unit {unit}, which Arrow does not have")
     kind = pyarrow.timestamp(unit, column.zone) if values.dtype.kind == "M" else pyarrow.duration(unit)
     return pyarrow.array(values.view(np.int64), pyarrow.int64(), mask=mask).cast(kind)
+
+
+def _decimals(pyarrow: Any, column: Column, digits: int, scale: int) -> Any:
+    there = np.ones(len(column), dtype=bool) if column.missing is None else ~column.missing
+    with np.errstate(over="ignore", invalid="ignore"):  # of packs that are not ours; refused below
+        units = np.rint(np.where(there, column.values, 0) * 10.0**scale)
+    if not (np.abs(units) < min(10**digits, DECIMAL_LIMIT)).all():
+        raise DataError(f"column {column.name!r} holds numbers that are no decimals of {digits} digits")
+    low = units.astype(np.int64)
+    pairs = np.stack((low, low >> 63), axis=1).astype("<i8")  # 128 bits each
+    bits = np.packbits(there, bitorder="little")
+    buffers = [pyarrow.py_buffer(bits.tobytes()), pyarrow.py_buffer(pairs.tobytes())]
+    return pyarrow.Array.from_buffers(pyarrow.decimal128(digits, scale), len(column), buffers)
 
 
 def numbers(rows: Any) -> np.ndarray[Any, Any]:

@@ -314,6 +314,7 @@ def _field_lines(schema: Any) -> list[str]:
         shape = f" {'x'.join(map(str, field.shape))}" if field.shape else ""
         notes = [" label"] * field.label + [" may be missing"] * field.nullable
         notes += [f" time zone {field.zone}"] if field.zone else []
+        notes += [" decimal of {} digits, {} after the point".format(*field.decimal)] if field.decimal else []
         errors = [code.error for code in field.codes if code.error]
         if errors:
             notes.append(f" lossy: at most {max(error[0] for error in errors):.3g} off, "

@@ -15,6 +15,8 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 EXACT = 2**53  # integers up to here are f64 exactly
+DECIMAL_LIMIT = 10**15  # decimals of fewer units than this come back from the real number nearest to them
+MAX_DECIMAL_SCALE = 22  # powers of ten up to this are f64 exactly
 MAX_SPECIAL = 16  # patterns with a code of their own: NaN, infinities, -0.0
 
 
@@ -107,7 +109,7 @@ class Code:
         kind = numpy_type(dtype)
         if self.kind == "list":
             if not self.entries:
-                return np.zeros(numbers.shape, dtype=kind)
+                return np.full(numbers.shape, "" if dtype == "text" else np.zeros(1, kind)[0], dtype=kind)
             entries = np.array(self.entries, dtype=object if dtype == "text" else np.uint64)
             if dtype != "text":
                 entries = from_patterns(entries, kind)

@@ -140,7 +140,8 @@ class Pack:
         """The features of some rows, column by column. An array a row is one column, (k, *shape)."""
         found = self._read(self._numbers(index))
         return tuple(
-            Column(field.name, *pair, field.zone) for field, pair in zip(self.schema.features, found, strict=True)
+            Column(field.name, *pair, field.zone, field.decimal)
+            for field, pair in zip(self.schema.features, found, strict=True)
         )
 
     def targets(self, index: slice | npt.ArrayLike = slice(None)) -> tuple[Column, ...]:
@@ -152,7 +153,9 @@ class Pack:
         if self._cut is not None:
             numbers = self._cut.first_rows()[numbers]
         found = self.schema.decode(self._take(numbers), fields)
-        return tuple(Column(field.name, *pair, field.zone) for field, pair in zip(fields, found, strict=True))
+        return tuple(
+            Column(field.name, *pair, field.zone, field.decimal) for field, pair in zip(fields, found, strict=True)
+        )
 
     def stored(self, index: slice, *, transformed: bool = False) -> npt.NDArray[np.uint32]:
         """Rows as the file stores them: unsigned integers (k, features) of the pack's width, less its minimum.

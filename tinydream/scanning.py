@@ -249,15 +249,10 @@ class Fields:
             n_values = sum(column.values[:1].size for column in (*chunk.features, *chunk.labels))
             self._some = _Some(min(MEASURED, self._memory // (MEASURED_BYTES * n_values)))
             self._features = [
-                FieldPlanner.of(
-                    column.name, column.values, lossy=self._lossy, plain=self._plain, max_list=most, zone=column.zone
-                )
+                FieldPlanner.of_column(column, lossy=self._lossy, plain=self._plain, max_list=most)
                 for column in chunk.features
             ]
-            self._labels = [
-                FieldPlanner.of(column.name, column.values, label=True, max_list=most, zone=column.zone)
-                for column in chunk.labels
-            ]
+            self._labels = [FieldPlanner.of_column(column, label=True, max_list=most) for column in chunk.labels]
         for planner, column in zip((*self._features, *self._labels), (*chunk.features, *chunk.labels), strict=True):
             planner.see(column.values, column.missing)
         self._some.see(chunk)

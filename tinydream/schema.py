@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ._native import lib
 from .code_planner import CodePlanner, Lossy
-from .codes import Code, numpy_type, patterns_of, type_name
+from .codes import MAX_DECIMAL_SCALE, Code, numpy_type, patterns_of, type_name
 from .errors import DataError
-from .table import Table
+from .table import Column, Table
 
 __all__ = ["Code", "Field", "FieldPlanner", "Lossy", "Schema", "plan_fields", "type_name"]
 
@@ -37,7 +37,7 @@ MAX_CODES = 256  # columns of an array that may have codes of their own
 class Field:
     """A column: `shape` of one row's values (() for one), `codes` one for all of them or one each.
 
-    `zone`: the time zone of times, which are in UTC then.
+    `zone`: the time zone of times, which are in UTC then. `decimal`: digits, and those after the point, of decimals.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Field:
     codes: tuple[Code, ...] = field(default_factory=lambda: (Code(),))
     label: bool = False
     zone: str | None = None
+    decimal: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -138,12 +139,14 @@ class Field:
             facts["label"] = True
         if self.zone is not None:
             facts["zone"] = self.zone
+        if self.decimal is not None:
+            facts["decimal"] = list(self.decimal)
         return facts
 
     @classmethod
     def from_map(cls, given: Any) -> Field:
         """A field from a file, which is not trusted. Raises ValueError."""
-        if not isinstance(given, dict) or given.keys() - {"name", "type", "shape", "codes", "label", "zone"}:
+        if not isinstance(given, dict) or given.keys() - {"name", "type", "shape", "codes", "label", "zone", "decimal"}:
             raise ValueError("a field has keys that are not known")
         name, dtype, shape = given.get("name"), given.get("type"), given.get("shape", [])
         if type(name) is not str or dtype not in (*NUMBER_TYPES, *TIME_TYPES, "text"):
@@ -159,10 +162,19 @@ class Field:
         named = type(zone) is str and 0 < len(zone) <= MAX_ZONE
         if "zone" in given and not (named and dtype in ZONED_TYPES):
             raise ValueError(f"field {name!r} has no possible time zone")
+        decimal = _decimal(given["decimal"], name, dtype) if "decimal" in given else None
         made = tuple(Code.from_map(code, dtype) for code in codes)
         if any(code.kind == "plain" for code in made) and (dtype == "text" or dtype[0] not in "biu"):
             raise ValueError(f"field {name!r} needs a code")
-        return cls(name, dtype, tuple(shape), made, given.get("label", False), zone)
+        return cls(name, dtype, tuple(shape), made, given.get("label", False), zone, decimal)
+
+
+def _decimal(given: Any, name: str, dtype: str) -> tuple[int, int]:
+    """Digits and digits after the point, from a file, which is not trusted. Raises ValueError."""
+    sound = isinstance(given, list) and len(given) == 2 and all(type(number) is int for number in given)
+    if not sound or dtype != "f8" or not 1 <= given[0] <= 38 or not 0 <= given[1] <= MAX_DECIMAL_SCALE:
+        raise ValueError(f"field {name!r} has no possible decimals")
+    return given[0], given[1]
 
 
 @dataclass(frozen=True)
@@ -234,9 +246,11 @@ class FieldPlanner:
     def __init__(
         self, name: str, dtype: str, shape: tuple[int, ...] = (), *, label: bool = False, lossy: Lossy | None = None,
         plain: bool = False, max_list: int | None = None, zone: str | None = None,
+        decimal: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         """As for Field; `plain`: integers of 32 bits stay as they are; `max_list`: bytes for lists of values."""
         self.name, self.dtype, self.shape, self.label, self.zone = name, dtype, shape, label, zone
+        self.decimal = decimal if label or lossy is None else None  # steps are no decimals
         # Columns of real numbers have scales of their own; the values of an image or a window share theirs.
         n_codes = shape[0] if len(shape) == 1 and shape[0] <= MAX_CODES and dtype[0] == "f" else 1
         lossy = None if label else lossy
@@ -247,6 +261,11 @@ class FieldPlanner:
     def of(cls, name: str, values: Array, **options: Any) -> FieldPlanner:
         """For arrays like this one, (n, *shape)."""
         return cls(name, type_name(values), values.shape[1:], **options)
+
+    @classmethod
+    def of_column(cls, column: Column, **options: Any) -> FieldPlanner:
+        """For columns like this one."""
+        return cls.of(column.name, column.values, zone=column.zone, decimal=column.decimal, **options)
 
     def see(self, values: Array, missing: Mask | None = None) -> None:
         """Values (n, *shape). Raises DataError naming the column when there are too many texts."""
@@ -273,7 +292,7 @@ class FieldPlanner:
         """By what was seen. Raises DataError when a resolution is too fine for the range."""
         try:
             codes = tuple(code.plan() for code in self._codes)
-            return Field(self.name, self.dtype, self.shape, codes, self.label, self.zone)
+            return Field(self.name, self.dtype, self.shape, codes, self.label, self.zone, self.decimal)
         except DataError as error:
             raise DataError(f"column {self.name!r}: {error}") from error
 
@@ -283,7 +302,7 @@ def plan_fields(table: Table, lossy: Lossy | None = None) -> Schema:
     fields = []
     if table.columns:
         for column in table.columns:
-            planner = FieldPlanner.of(column.name, column.values, lossy=lossy, zone=column.zone)
+            planner = FieldPlanner.of_column(column, lossy=lossy)
             planner.see(column.values, column.missing)
             fields.append(planner.field())
     else:
@@ -291,7 +310,7 @@ def plan_fields(table: Table, lossy: Lossy | None = None) -> Schema:
         planner.see(table.values)
         fields.append(planner.field())
     for column in table.targets:
-        planner = FieldPlanner.of(column.name, column.values, label=True, zone=column.zone)
+        planner = FieldPlanner.of_column(column, label=True)
         planner.see(column.values, column.missing)
         fields.append(planner.field())
     return fitting(Schema(tuple(fields)), table.source)

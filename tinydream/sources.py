@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cells import CellType
+from .codes import DECIMAL_LIMIT, MAX_DECIMAL_SCALE
 from .errors import DataError, UsageError
 from .folders import class_files
 from .images import SUFFIXES, read_images
@@ -237,7 +239,8 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
         gone = own.missing
         if entries.missing is not None:  # an entry may be null, as an index may
             gone = entries.missing[own.values] if gone is None else gone | entries.missing[own.values]
-        return Column(name, entries.values[own.values], gone if gone is not None and gone.any() else None, entries.zone)
+        gone = gone if gone is not None and gone.any() else None
+        return replace(entries, values=entries.values[own.values], missing=gone)
     if types.is_null(kind):
         return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
     missing = chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else None
@@ -246,6 +249,9 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
         texts = np.empty(len(chunk), dtype=object)
         texts[:] = (whole.fill_null("") if missing is not None else whole).to_pylist()
         return Column(name, texts, missing)
+    if types.is_decimal(kind):
+        values = _arrow_decimals(chunk, missing, f"{source}: column {name!r}")
+        return Column(name, values, missing, decimal=(kind.precision, kind.scale))
     zone = kind.tz if types.is_timestamp(kind) else None  # the times of a zone are in UTC
     return Column(name, _arrow_numbers(chunk, f"{source}: column {name!r}"), missing, zone)
 
@@ -275,6 +281,24 @@ def _arrow_numbers(chunk: Any, where: str) -> Array:
     nested = "spread its parts over columns of their own" if types.is_nested(kind) else "cast it to one of these"
     raise DataError(f"{where} is of type {kind}; numbers, texts, dates and durations can be packed: {nested}, or leave "
                     "it out")  # fmt: skip
+
+
+def _arrow_decimals(chunk: Any, missing: Array | None, where: str) -> Array:
+    """Decimals as the real numbers nearest to them, from which they come back."""
+    from pyarrow import types
+
+    kind, n = chunk.type, len(chunk)
+    fits = types.is_decimal128(kind) and 0 <= kind.scale <= MAX_DECIMAL_SCALE
+    if fits and n:
+        pairs = np.frombuffer(chunk.buffers()[1], "<i8", 2 * (chunk.offset + n))[2 * chunk.offset :].reshape(n, 2)
+        low, high = (pairs if missing is None else np.where(missing[:, None], 0, pairs)).T
+        fits = bool(((high == low >> 63) & (low > -DECIMAL_LIMIT) & (low < DECIMAL_LIMIT)).all())
+    if not fits:
+        raise DataError(
+            f"{where} is of type {kind}: of decimals, those of decimal128 with at most 15 digits in all and "
+            f"{MAX_DECIMAL_SCALE} after the point can be packed; cast it to float64 or to text, or leave it out"
+        )
+    return low / 10.0**kind.scale if n else np.empty(0)
 
 
 def _raw_integers(chunk: Any, kind: Any) -> Array:

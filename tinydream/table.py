@@ -24,13 +24,15 @@ class Column:
     """A named column: `values` (n,) of bool, integers, reals, datetime64, timedelta64 or str (as objects).
 
     `missing` (n,) says which cells are empty, whatever `values` holds there; None: no cell is. `zone`: the time zone of
-    datetime64, which are in UTC then; None: times of no zone.
+    datetime64, which are in UTC then; None: times of no zone. `decimal`: digits, and those of them after the point, of
+    float64 that were decimals.
     """
 
     name: str
     values: Array
     missing: npt.NDArray[np.bool_] | None = None
     zone: str | None = None
+    decimal: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -140,6 +140,8 @@ def cells(column: Column) -> list[Any]:
     values = column.values
     if values.dtype.kind == "M":
         told = np.datetime_as_string(values, timezone="naive" if column.zone is None else "UTC").tolist()
+    elif column.decimal is not None:
+        told = [f"{value:.{column.decimal[1]}f}" for value in values.tolist()]
     else:
         told = values.tolist()
     if values.dtype.kind == "m":
