@@ -298,6 +298,10 @@ CELLS = [
     (["NA", "x", ""], object, ["NA", "x", ""], [2]),
     (["True", "false", ""], np.bool_, [True, False, False], [2]),
     (["", "NA"], np.float64, [0, 0], [0, 1]),
+    (["2024-01-01T00:00Z", "", "2024-01-01 00:00:00.25Z"], "M8[ms]", [1704067200000, 0, 1704067200250], [1]),
+    (["2024-01-01T00:00Z", "2024-01-01T00:00"], object, ["2024-01-01T00:00Z", "2024-01-01T00:00"], None),
+    (["2024-01-01", "2024-01-01T00:00Z"], object, ["2024-01-01", "2024-01-01T00:00Z"], None),
+    (["2024-13-01T00:00Z", "x"], object, ["2024-13-01T00:00Z", "x"], None),
     (["2024-02-29", "1066-10-14"], "M8[D]", [19782, -329893], None),
     (["2024-02-29", "2024-02-30"], object, ["2024-02-29", "2024-02-30"], None),
     (["2024-02-29T01:02:03", "2024-02-29", ""], "M8[s]", [1709168523, 1709164800, 0], [2]),
@@ -410,6 +414,18 @@ def test_times_keep_their_zone(tmp_path: Path) -> None:
         unpack(made, tmp_path / "u.csv")
         row = (tmp_path / "u.csv").read_text().splitlines()[3].split(",")
         assert row[0] == "2023-11-14T22:13:20.000Z" and row[1].endswith("Z") and not row[4].endswith("Z")
+
+
+def test_times_in_utc_are_read_from_csv(tmp_path: Path) -> None:
+    text = "a,t,y\n1,2024-01-01T00:00:00Z,2024-01-01T00:00Z\n2,,2024-01-02T00:00Z\n"
+    source = write(tmp_path / "t.csv", text)
+    table = read(source, label="y")
+    assert table.columns[1].zone == "UTC" and table.classes == ("2024-01-01T00:00Z", "2024-01-02T00:00Z")
+    td.pack_file(source, tmp_path / "t.tdz", label="y", keep_order=True)
+    for made in (td.pack(table, keep_order=True), td.open_pack(tmp_path / "t.tdz")):
+        assert made.to_arrow()["t"].type == pa.timestamp("s", "UTC")
+        unpack(made, tmp_path / "u.csv")
+        assert (tmp_path / "u.csv").read_text() == text
 
 
 def test_decimals_come_back(tmp_path: Path) -> None:

@@ -18,17 +18,19 @@ __all__ = ["CellType"]
 EMPTY = frozenset(("", "NA", "N/A", "n/a", "null", "NULL", "None", "NaT"))
 UNSIGNED = r"(?:0|[1-9]\d*)"  # 007 is a name
 DATE = r"\d{4}-\d\d-\d\d"
+CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?"
 NOTHING = frozenset(("",))
 PATTERNS = {
     "b1": r"true|false|True|False|TRUE|FALSE",
     "int": rf"[ \t]*[+-]?{UNSIGNED}[ \t]*",
     "f8": rf"[ \t]*[+-]?(?:(?:{UNSIGNED}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|(?i:nan|inf|infinity))[ \t]*",
     "date": DATE,
-    "time": rf"{DATE}(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{{1,9}})?)?)?",
+    "time": rf"{DATE}(?:[T ]{CLOCK})?",
+    "utc": rf"{DATE}[T ]{CLOCK}Z",
 }  # fmt: skip
 VIOLATIONS = {name: re.compile(rf"^(?!(?:{pattern})$)", re.MULTILINE | re.ASCII) for name, pattern in PATTERNS.items()}
-WIDER = {"empty": ("b1", "int", "f8", "date", "time", "text"), "b1": ("text",), "int": ("f8", "text"), "f8": ("text",),
-         "date": ("time", "text"), "time": ("text",), "text": ()}  # fmt: skip
+WIDER = {"empty": ("b1", "int", "f8", "date", "time", "utc", "text"), "b1": ("text",), "int": ("f8", "text"),
+         "f8": ("text",), "date": ("time", "text"), "time": ("text",), "utc": ("text",), "text": ()}  # fmt: skip
 FRACTION = re.compile(r":\d\d\.(\d+)")
 EXACT = 2**53  # whole numbers up to here are real numbers too
 NS_YEARS = (1678, 2261)  # that 64 bits of nanoseconds reach
@@ -38,7 +40,7 @@ NS_YEARS = (1678, 2261)  # that 64 bits of nanoseconds reach
 class CellType:
     """The narrowest type that all cells seen so far have; `see` widens it."""
 
-    words: bool = True  # whether words may stand for true, false and nothing; in labels they are names
+    words: bool = True  # whether words may stand for true, false, nothing and times in UTC; in labels they are names
     kind: str = "empty"
     low: int = 0
     high: int = 0
@@ -52,7 +54,7 @@ class CellType:
             return "i8" if self.high < 2**63 else "u8"
         if self.kind == "date":
             return "M8[D]"
-        if self.kind == "time":
+        if self.kind in ("time", "utc"):
             return f"M8[{'s' if not self.digits else ('ms', 'us', 'ns')[(self.digits - 1) // 3]}]"
         return {"empty": "f8"}.get(self.kind, self.kind)
 
@@ -73,7 +75,7 @@ class CellType:
         if text.count("\n") != len(cells) - 1:
             self.kind = "text"
         for kind in (self.kind, *WIDER[self.kind]):
-            if kind == "b1" and not self.words:
+            if kind in ("b1", "utc") and not self.words:
                 continue
             if kind == "text" or (
                 kind != "empty" and not VIOLATIONS[kind].search(text) and self._takes(kind, cells, text)
@@ -93,9 +95,14 @@ class CellType:
             long = [cell for cell in cells if len(cell) > 15 and cell.strip().lstrip("+-").isdecimal()]
             if self.low < -EXACT or self.high > EXACT or any(abs(int(cell)) > EXACT for cell in long):
                 return False
-        if kind in ("date", "time"):
+        if kind in ("date", "time", "utc"):
             try:
-                years = np.array(cells, dtype="M8[s]").astype("M8[Y]").astype(int) + 1970
+                years = (
+                    np.array(_without_zone(cells) if kind == "utc" else cells, dtype="M8[s]")
+                    .astype("M8[Y]")
+                    .astype(int)
+                    + 1970
+                )
             except ValueError:
                 return False  # a thirteenth month
             digits = max((len(found) for found in FRACTION.findall(text)), default=0)
@@ -114,9 +121,11 @@ class CellType:
         gone, empty = None, self._empty
         if not empty.isdisjoint(cells):
             gone = np.fromiter(map(empty.__contains__, cells), dtype=bool, count=len(cells))
-            filler = {"b1": "false", "date": "1970-01-01", "time": "1970-01-01"}.get(self.kind, "0")
+            filler = {"b1": "false", "date": "1970-01-01", "time": "1970-01-01", "utc": "1970-01-01"}.get(
+                self.kind, "0"
+            )
             cells = [filler if cell in empty else cell for cell in cells]
-        return Column(name, self._values(cells), gone)
+        return Column(name, self._values(cells), gone, "UTC" if self.kind == "utc" else None)
 
     def _values(self, cells: list[str]) -> npt.NDArray[Any]:
         if self.kind == "b1":
@@ -125,7 +134,11 @@ class CellType:
             return np.array(list(map(int, cells)), dtype=self.dtype)
         if self.kind in ("f8", "empty"):
             return np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
-        return np.array(cells, dtype=self.dtype)
+        return np.array(_without_zone(cells) if self.kind == "utc" else cells, dtype=self.dtype)
 
 
 _TRUE = frozenset(("true", "True", "TRUE"))
+
+
+def _without_zone(cells: list[str]) -> list[str]:
+    return [cell.removesuffix("Z") for cell in cells]  # those that stand for empty cells have none

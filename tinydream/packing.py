@@ -226,7 +226,7 @@ def check_classes(classes: Sequence[str], ordered: bool, model: Model, source: s
     if not ordered:
         raise DataError(
             f"{source}: labels are names ({', '.join(classes[:8])}), and the model knows its classes by "
-            "number only; give the names in the order of the model's outputs (classes=, --classes a,b,c)"
+            "number only; give the names in the order of the model's outputs (classes=, --classes=a,b,c)"
         )
 
 
