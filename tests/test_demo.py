@@ -121,6 +121,7 @@ def test_errors_say_what_to_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.txt").touch()
     monkeypatch.delenv("TINYDREAM_PORT", raising=False)
     assert cli.main(arguments) == code
     captured = capsys.readouterr()
