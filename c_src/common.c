@@ -21,6 +21,21 @@ const char *td_status_name(int status)
     }
 }
 
+uint32_t td_word(const uint8_t *p)
+{
+    return td_get32(p);
+}
+
+#ifdef __OPTIMIZE_SIZE__ /* a table would take more than all of this */
+static uint32_t crc_bytes(uint32_t crc, const uint8_t *bytes, size_t size)
+{
+    for (const uint8_t *end = bytes + size; bytes != end;) {
+        crc ^= *bytes++;
+        for (uint32_t bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (0xEDB88320u & (0u - (crc & 1u)));
+    }
+    return crc;
+}
+#else
 /* Four bits a step: a 64-byte table is the middle between a 1 KB table and eight shifts a byte. */
 static uint32_t crc_bytes(uint32_t crc, const uint8_t *bytes, size_t size)
 {
@@ -34,6 +49,7 @@ static uint32_t crc_bytes(uint32_t crc, const uint8_t *bytes, size_t size)
     }
     return crc;
 }
+#endif
 
 #if TD_LARGE_STACK
 enum { CRC_SLICES = 8, CRC_LARGE = 16384 };

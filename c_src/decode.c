@@ -7,18 +7,15 @@
 TD_NOINLINE static void read_row(td_pack *pack, uint32_t row, uint32_t *values)
 {
     td_part *part = &pack->part;
-    uint32_t *from = td_cached_values(pack);
-    if (!from) {
-        from = values;
-        for (uint32_t f = 0; f < pack->n_features; f++) values[f] = 0;
+    uint32_t *from = pack->memory ? td_cached_values(pack) : values;
+    if (!part->cached) {
+        for (uint32_t f = 0; f < pack->n_features; f++) from[f] = 0;
         part->spread = 0;
-    } else if (!pack->part.cached) {
-        td_fields_cache(pack);
     }
     if (td_part_has(part, TD_PART_KEYS)) td_part_spread(part, row, from);
     td_fields_read(pack, row, from, values);
 #if TD_TRANSFORMS
-    if (pack->n_transforms) td_transforms_undo(pack, values);
+    if (pack->transforms) td_transforms_undo(pack, values);
 #endif
 }
 

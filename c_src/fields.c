@@ -26,57 +26,95 @@ QUICK uint32_t next_shape(const td_pack *pack, td_fields *plan)
     return field & td_low_mask(n) ? n | SCATTERED : n;
 }
 
+/* The base's bits of a feature. */
+static uint32_t base_mask(const td_pack *pack, uint32_t feature, uint32_t shape)
+{
+    uint32_t width = pack->width;
+    return shape & SCATTERED ? td_field(pack->part.plan, feature * width, width) : td_leading_mask(width, width - shape);
+}
+
 /* The bits of a feature's next field, of the base or of the deviation, where they belong. */
 QUICK uint32_t next_bits(const td_pack *pack, uint32_t feature, uint32_t shape, td_fields *in, bool base)
 {
-    uint32_t n_low = shape & ~(uint32_t)SCATTERED, width = pack->width;
-    uint32_t field = take(in, base ? width - n_low : n_low);
+    uint32_t width = pack->width;
     if (shape & SCATTERED) {
-        uint32_t mask = td_field(pack->part.plan, feature * width, width);
-        return td_scatter(field, base ? mask : td_low_mask(width) & ~mask);
+        uint32_t mask = base_mask(pack, feature, shape);
+        return td_take_bits(in, base ? mask : td_low_mask(width) & ~mask);
     }
-    return base && field ? field << n_low : field;
+    uint32_t field = take(in, base ? width - shape : shape);
+    return base && field ? field << shape : field;
 }
 
 /* Minimum and offset. */
-static uint32_t next_sum(const td_pack *pack, td_fields *offsets)
+QUICK uint32_t next_sum(const td_pack *pack, td_fields *offsets)
 {
     return (uint32_t)pack->minimum + (offsets->stream ? take(offsets, pack->width) : 0u);
 }
 
-void td_fields_cache(td_pack *pack)
+/* The key names bits of a feature that are in `free`, each once; *left: key bits not found yet. */
+TD_NOINLINE static bool check_names(const td_part *part, uint32_t feature, uint32_t free, uint32_t *left)
 {
-    td_part *part = &pack->part;
-    td_fields plan = {part->plan, 0}, offsets = {part->offsets, 0}, base = {part->bases, 0};
-    for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t shape = next_shape(pack, &plan);
-        td_cached_values(pack)[f] = part->id_bits ? 0u : next_bits(pack, f, shape, &base, true);
-        td_cached_sums(pack)[f] = next_sum(pack, &offsets);
-        td_cached_shapes(pack)[f] = (uint8_t)shape;
+    for (uint32_t b = 0; b < part->n_bases; b++) {
+        uint32_t bit = td_part_name(part, b) - (feature << part->bit_bits);
+        if (bit >> part->bit_bits) continue; /* another feature's */
+        if (!(free >> bit & 1u)) return false;
+        free &= ~((uint32_t)1 << bit);
+        --*left;
     }
-    bool rest = td_part_row_bits(part) > 0 || part->dictionary || !td_part_has(part, TD_PART_KEYS) || pack->n_transforms;
-    pack->part.cached = rest ? TD_CACHED_PART : TD_CACHED_ALL;
-    part->spread = 0;
+    return true;
 }
 
-void td_fields_read(const td_pack *pack, uint32_t row, const uint32_t *from, uint32_t *values)
+bool td_fields_check(const td_pack *pack)
 {
     const td_part *part = &pack->part;
-    const uint8_t *sizes = part->dictionary;
+    td_fields plan = {part->plan, 0}, base = {part->bases, 0};
+    bool keys = td_part_has(part, TD_PART_KEYS);
+    uint32_t left = keys ? part->n_bases : 0u, base_bits = td_part_base_bits(pack, part);
+    for (uint32_t f = 0; f < pack->n_features; f++) {
+        uint32_t shape = next_shape(pack, &plan), n_low = shape & ~(uint32_t)SCATTERED;
+        if (n_low > pack->width || pack->width - n_low > base_bits - base.at) return false;
+        uint32_t free = base_mask(pack, f, shape) & ~next_bits(pack, f, shape, &base, true);
+        if (keys && !check_names(part, f, free, &left)) return false;
+    }
+    return base.at == base_bits && left == 0;
+}
+
+/* The cache has what each row of the part begins with. */
+static void now_cached(td_pack *pack)
+{
+    td_part *part = &pack->part;
+    bool rest = td_part_row_bits(part) > 0 || part->dictionary || !td_part_has(part, TD_PART_KEYS) || pack->transforms;
+    part->cached = rest ? TD_CACHED_PART : TD_CACHED_ALL;
+}
+
+/* Number `value` of the list of entries at bit *first, of `size`; *first: where the next feature's are then. */
+static uint32_t entry(const td_pack *pack, uint32_t value, uint32_t size, uint32_t *first)
+{
+    uint32_t width = pack->width, at = *first;
+    *first = at + size * width;
+    return td_field(pack->part.dictionary, at + (value < size ? value : size - 1u) * width, width);
+}
+
+void td_fields_read(td_pack *pack, uint32_t row, uint32_t *from, uint32_t *values)
+{
+    const td_part *part = &pack->part;
     uint32_t first = 16u * pack->n_features; /* bit at which the feature's entries start, behind the sizes */
-    bool cached = pack->part.cached != TD_CACHED_NOTHING, base = part->id_bits || !cached;
+    bool cached = part->cached != TD_CACHED_NOTHING, base = part->id_bits || !cached, fill = !cached && pack->memory;
     td_fields deviation = {part->rows, row * td_part_row_bits(part)}, plan = {part->plan, 0}, offsets = {part->offsets, 0};
     td_fields bases = {part->bases, take(&deviation, part->id_bits) * td_part_base_bits(pack, part)};
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t shape = cached ? td_cached_shapes(pack)[f] : next_shape(pack, &plan), value = from[f];
+        uint32_t sum = cached ? td_cached_sums(pack)[f] : next_sum(pack, &offsets);
         if (base) value |= next_bits(pack, f, shape, &bases, true);
-        if (shape) value |= next_bits(pack, f, shape, &deviation, false);
-        uint32_t n = sizes ? td_get16(sizes + 2u * (size_t)f) : 0u;
-        if (n > 0) {
-            if (value >= n) value = n - 1u;
-            value = td_field(sizes, first + value * pack->width, pack->width);
-            first += n * pack->width;
+        if (fill) {
+            if (!part->id_bits) from[f] = value;
+            td_cached_sums(pack)[f] = sum;
+            td_cached_shapes(pack)[f] = (uint8_t)shape;
         }
-        values[f] = value + (cached ? td_cached_sums(pack)[f] : next_sum(pack, &offsets));
+        if (shape) value |= next_bits(pack, f, shape, &deviation, false);
+        uint32_t n = part->dictionary ? td_get16(part->dictionary + 2u * (size_t)f) : 0u;
+        if (n > 0) value = entry(pack, value, n, &first);
+        values[f] = value + sum;
     }
+    if (fill) now_cached(pack);
 }

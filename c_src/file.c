@@ -70,31 +70,31 @@ int td_file_write(uint32_t magic, const td_section *sections, uint32_t n_section
     return td_file_head(magic, sections, crcs, n_sections, out);
 }
 
-/* Sections follow each other without gaps; padding is zero: a file has one form only. `expected` and
- * file_size are multiples of 4, so that a section that ends in the file has its padding there too. */
-static int check_section(const uint8_t *data, uint32_t file_size, const uint8_t *entry, uint32_t expected, uint32_t *end)
+/* Sections follow each other without gaps; padding is zero: a file has one form only. *end, where it is to begin and then
+ * where it ends, and file_size are multiples of 4, so that a section that ends in the file has its padding there too. */
+static int check_section(const uint8_t *data, uint32_t file_size, const uint8_t *entry, uint32_t *end)
 {
-    uint32_t offset = td_get32(entry + 4), length = td_get32(entry + 8);
-    if (offset != expected || offset > file_size || length > file_size - offset) return TD_E_FORMAT;
+    uint32_t offset = td_word(entry + 4), length = td_word(entry + 8);
+    if (offset != *end || offset > file_size || length > file_size - offset) return TD_E_FORMAT;
     *end = offset + aligned(length);
     for (uint32_t i = offset + length; i < *end; i++) {
         if (data[i] != 0) return TD_E_FORMAT;
     }
-    return td_crc32(0, data + offset, (size_t)length) == td_get32(entry + 12) ? TD_OK : TD_E_CRC;
+    return td_crc32(0, data + offset, (size_t)length) == td_word(entry + 12) ? TD_OK : TD_E_CRC;
 }
 
 int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t size)
 {
-    if (size < TD_FILE_HEADER || td_get32(data) != magic) return TD_E_FORMAT;
+    if (size < TD_FILE_HEADER || td_word(data) != magic) return TD_E_FORMAT;
     if ((size_t)size != size) return TD_E_UNSUPPORTED; /* more than this machine can address */
     if (td_get16(data + 4) != TD_FILE_FORMAT) return TD_E_VERSION;
-    uint32_t n_sections = n_sections_of(data), file_size = td_get32(data + 8);
+    uint32_t n_sections = n_sections_of(data), file_size = td_word(data + 8);
     if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections) || file_size & 3u)
         return TD_E_FORMAT;
-    if (head_crc(data, n_sections) != td_get32(data + 12)) return TD_E_CRC;
+    if (head_crc(data, n_sections) != td_word(data + 12)) return TD_E_CRC;
     uint32_t end = head_size(n_sections);
     for (uint32_t i = 0; i < n_sections; i++) {
-        int status = check_section(data, file_size, data + head_size(i), end, &end);
+        int status = check_section(data, file_size, data + head_size(i), &end);
         if (status != TD_OK) return status;
     }
     if (end != file_size) return TD_E_FORMAT;
@@ -105,15 +105,15 @@ int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t si
 
 uint32_t td_file_damaged(uint32_t magic, const uint8_t *data, uint32_t size)
 {
-    if (size < TD_FILE_HEADER || td_get32(data) != magic || td_get16(data + 4) != TD_FILE_FORMAT) return 0;
+    if (size < TD_FILE_HEADER || td_word(data) != magic || td_get16(data + 4) != TD_FILE_FORMAT) return 0;
     uint32_t n_sections = n_sections_of(data);
     if (n_sections > TD_FILE_MAX_SECTIONS || size < head_size(n_sections) ||
-        head_crc(data, n_sections) != td_get32(data + 12))
+        head_crc(data, n_sections) != td_word(data + 12))
         return 0;
     uint32_t end = head_size(n_sections), whole = size & ~(uint32_t)3u;
     for (uint32_t i = 0; i < n_sections; i++) {
         const uint8_t *entry = data + head_size(i);
-        if (check_section(data, whole, entry, end, &end) != TD_OK) return td_get32(entry);
+        if (check_section(data, whole, entry, &end) != TD_OK) return td_word(entry);
     }
     return 0;
 }
@@ -122,10 +122,10 @@ int td_file_section(const td_file *file, uint32_t kind, td_section *out)
 {
     for (uint32_t i = 0; i < n_sections_of(file->data); i++) {
         const uint8_t *entry = file->data + head_size(i);
-        if (td_get32(entry) != kind) continue;
+        if (td_word(entry) != kind) continue;
         out->kind = kind;
-        out->data = file->data + td_get32(entry + 4);
-        out->size = td_get32(entry + 8);
+        out->data = file->data + td_word(entry + 4);
+        out->size = td_word(entry + 8);
         return TD_OK;
     }
     return TD_E_NOT_FOUND;

@@ -34,57 +34,43 @@ static int read_image(td_pack *pack, bool promised)
 #endif
 }
 
-static uint32_t type_bits(uint32_t value_type)
-{
-    return value_type == TD_VALUE_I32 ? 32u : value_type <= TD_VALUE_U8 ? 8u : 16u;
-}
-
 TD_NOINLINE static int read_schema(td_pack *pack)
 {
+    static const uint8_t type_bits[] = {32, 8, 8, 16, 16};
     const uint8_t *p;
     if (!section(pack, TD_PACK_SCHEMA, TD_PACK_SCHEMA_SIZE, &p) || !p) return TD_E_FORMAT;
     uint32_t word[TD_PACK_SCHEMA_SIZE / 4];
-    for (uint32_t i = 0; i < TD_PACK_SCHEMA_SIZE / 4; i++) word[i] = td_get32(p + 4u * i);
+    for (uint32_t i = 0; i < TD_PACK_SCHEMA_SIZE / 4; i++) word[i] = td_word(p + 4u * i);
+    union {
+        uint32_t bits;
+        float value;
+    } scale = {word[5]};
+    uint32_t type = word[3] >> 24, n_classes = word[2] >> 16;
     pack->n_rows = word[0];
     pack->n_samples = word[1];
     pack->n_features = word[2] & 0xFFFFu;
-    pack->n_classes = (uint16_t)(word[2] >> 16);
+    pack->n_classes = (uint16_t)n_classes;
     pack->n_parts = (uint16_t)(word[3] & 0xFFFFu);
     pack->width = p[14];
-    pack->value_type = p[15];
+    pack->value_type = (uint8_t)type;
     pack->minimum = (int32_t)word[4];
-    pack->scale = td_get_f32(p + 20);
+    pack->scale = scale.value;
     pack->zero_point = (int32_t)word[6];
     pack->model_hash = word[7];
     /* One less than what may not be 0 compares both bounds at once. */
     if (word[0] - 1u >= 0x0FFFFFFFu || word[1] - 1u >= word[0] || pack->n_features - 1u >= TD_MAX_FEATURES ||
-        (word[2] >> 16) - 1u >= TD_MAX_CLASSES || pack->n_parts == 0 || pack->width - 1u >= TD_MAX_WIDTH ||
-        p[15] > TD_VALUE_U16 || pack->width > type_bits(p[15]) || word[5] - 1u >= BITS_OF_1E30 || word[8] > 1 ||
-        (word[8] && p[15] != TD_VALUE_I32))
+        n_classes - 1u >= TD_MAX_CLASSES || pack->n_parts == 0 || type > TD_VALUE_U16 ||
+        pack->width - 1u >= type_bits[type] || word[5] - 1u >= BITS_OF_1E30 || word[8] > (type == TD_VALUE_I32))
         return TD_E_FORMAT;
     return read_image(pack, word[8] != 0);
 }
 
 /* ------------------------------------------------------------------- parts */
 
-/* The key names bits of a feature that are the base's and zero there (`free`), each once; *left: key bits not found yet. */
-TD_NOINLINE static bool check_names(const td_part *part, uint32_t feature, uint32_t free, uint32_t *left)
-{
-    for (uint32_t b = 0; b < part->n_bases; b++) {
-        uint32_t bit = td_part_name(part, b) - (feature << part->bit_bits);
-        if (bit >> part->bit_bits) continue; /* another feature's */
-        if (!(free >> bit & 1u)) return false;
-        free &= ~((uint32_t)1 << bit);
-        --*left;
-    }
-    return true;
-}
-
 /* Bits at..end of the codes: n ones, the last bit among them; none when n is 0. */
 TD_NOINLINE static bool holds_ones(const uint8_t *codes, uint32_t at, uint32_t end, uint32_t n)
 {
     uint32_t last = 1;
-    if (n == 0) return at == end;
     for (uint32_t n_bits; at < end; at += n_bits) {
         n_bits = end - at < 32u ? end - at : 32u;
         last = td_field(codes, at, n_bits);
@@ -109,27 +95,13 @@ TD_NOINLINE static bool check_blocks(td_part *part, uint32_t code_bits)
 /* Plan, ids and keys: what the sizes in the part's record promise, no id past its bases, and a key of base bits. */
 TD_NOINLINE static bool check_part(const td_pack *pack, td_part *part)
 {
-    bool keys = td_part_has(part, TD_PART_KEYS);
-    td_fields plan = {part->plan, 0};
-    uint32_t left = keys ? part->n_bases : 0u, at = 0, base_bits = td_part_base_bits(pack, part);
-    for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t mask = td_take(&plan, td_part_plan_bits(pack, part));
-        if (!td_part_has(part, TD_PART_MASKS)) {
-            if (mask > pack->width) return false;
-            mask = td_leading_mask(pack->width, mask);
-        }
-        uint32_t n = td_ones(mask);
-        if (n > base_bits - at) return false;
-        if (keys && !check_names(part, f, mask & ~td_scatter(td_field(part->bases, at, n), mask), &left)) return false;
-        at += n;
-    }
-    if (at != base_bits || left > 0) return false;
+    if (!td_fields_check(pack)) return false;
     /* Where an id of these bits may be past the last base; never for a single one, whose rows may take no bytes at all. */
     uint32_t n_bases = td_part_n_bases(part);
     for (uint32_t i = 0; n_bases != (uint32_t)1 << part->id_bits && i < part->n_rows; i++) {
         if (td_field(part->rows, i * td_part_row_bits(part), part->id_bits) >= n_bases) return false;
     }
-    return !keys || check_blocks(part, td_get32(part->index));
+    return !td_part_has(part, TD_PART_KEYS) || check_blocks(part, td_word(part->index));
 }
 
 /* The parts of an archive say only how many rows they have and their label. */
@@ -140,9 +112,9 @@ static int check_archive(td_pack *pack)
     uint32_t first = 0;
     for (uint32_t p = 0; p < pack->n_parts; p++) {
         const uint8_t *record = td_part_record(pack, p);
-        uint32_t n_rows = td_get32(record);
-        if (n_rows - 1u >= pack->n_rows - first || td_get32(record + 4) || td_get16(record + 8) >= pack->n_classes ||
-            td_get16(record + 10) != 1 || td_get32(record + 12) != (uint32_t)TD_PART_ARCHIVE << 24)
+        uint32_t n_rows = td_word(record);
+        if (n_rows - 1u >= pack->n_rows - first || td_word(record + 4) || td_get16(record + 8) >= pack->n_classes ||
+            td_get16(record + 10) != 1 || td_word(record + 12) != (uint32_t)TD_PART_ARCHIVE << 24)
             return TD_E_FORMAT;
         first += n_rows;
     }
@@ -169,7 +141,7 @@ TD_NOINLINE static int check_parts(td_pack *pack)
         const uint8_t *end = td_part_open(pack, p, first, part);
         uint32_t flags = part->flags, most = flags & TD_PART_KEYS ? (uint32_t)TD_MAX_KEY : (uint32_t)TD_MAX_BASES;
         if (!end || part->plan != expected || part->n_rows - 1u >= pack->n_rows - first || part->label >= pack->n_classes ||
-            part->deviation_bits > values || (flags & ~(uint32_t)ALL_FLAGS) || part->n_bases - 1u >= most ||
+            part->deviation_bits > values || flags > ALL_FLAGS || part->n_bases - 1u >= most ||
             (flags & (TD_PART_KEYS | TD_PART_DICTIONARY)) == TD_PART_DICTIONARY || !check_part(pack, part))
             return TD_E_FORMAT;
         expected = end;
@@ -183,24 +155,25 @@ TD_NOINLINE static int check_parts(td_pack *pack)
 bool td_pack_starts(const td_pack *pack, uint32_t row, uint32_t *sample)
 {
     if (!td_samples_listed(pack)) return td_starts_sample(pack, row);
-    while (*sample < pack->n_samples && td_listed_start(pack, *sample) < row) ++*sample;
-    return *sample < pack->n_samples && td_listed_start(pack, *sample) == row;
-}
-
-static uint32_t rows_of(const td_pack *pack, uint32_t part)
-{
-    return td_get32(td_part_record(pack, part));
+    for (; *sample < pack->n_samples; ++*sample) {
+        uint32_t start = td_listed_start(pack, *sample);
+        if (start >= row) return start == row;
+    }
+    return false;
 }
 
 /* The list rises, and begins each part. */
 TD_NOINLINE static bool check_list(const td_pack *pack)
 {
-    uint32_t first = 0, part = 0, next = 0; /* row of a part, row that a sample may begin */
+    const uint8_t *record = pack->parts;
+    uint32_t first = 0, next = 0; /* row of a part, row that a sample may begin */
     for (uint32_t i = 0; i < pack->n_samples; i++) {
         uint32_t start = td_listed_start(pack, i);
         if (start < next || start > first || start >= pack->n_rows) return false;
-        if (start == first) first += rows_of(pack, part++);
         next = start + 1u;
+        if (start != first) continue;
+        first += td_word(record);
+        record += TD_PART_RECORD;
     }
     return first == pack->n_rows;
 }
@@ -208,12 +181,13 @@ TD_NOINLINE static bool check_list(const td_pack *pack)
 /* A part begins a sample, the ones number n_samples, the padding is zero. */
 TD_NOINLINE static bool check_bitmap(const td_pack *pack)
 {
-    uint32_t first = 0, n = pack->n_samples;
-    for (uint32_t p = 0; p < pack->n_parts; p++) {
+    uint32_t n = pack->n_samples;
+    const uint8_t *record = pack->parts, *starts = pack->starts;
+    for (uint32_t first = 0; first < pack->n_rows; record += TD_PART_RECORD) {
         if (!td_starts_sample(pack, first)) return false;
-        first += rows_of(pack, p);
+        first += td_word(record);
     }
-    for (uint32_t i = 0; i < (pack->n_rows + 7u) / 8u; i++) n -= td_ones(pack->starts[i]);
+    for (uint32_t row = 0; row < pack->n_rows; row += 8u) n -= td_ones(*starts++);
     return n == 0 && td_padded(pack->starts, pack->n_rows);
 }
 
@@ -231,9 +205,9 @@ TD_NOINLINE static bool check_weights(td_pack *pack)
     bool enough = false;
     if (!section(pack, TD_PACK_WEIGHTS, 4u * pack->n_samples, &pack->weights)) return false;
     for (uint32_t i = 0; pack->weights && i < pack->n_samples; i++) {
-        uint32_t bits = td_get32(pack->weights + 4u * (size_t)i);
+        uint32_t bits = td_word(pack->weights + 4u * (size_t)i);
         if (bits > BITS_OF_1E21) return false;
-        enough |= bits - BITS_OF_1E_6 <= BITS_OF_1E21 - BITS_OF_1E_6;
+        enough |= bits >= BITS_OF_1E_6;
     }
     return enough || !pack->weights;
 }

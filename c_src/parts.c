@@ -15,12 +15,12 @@ uint32_t td_field(const uint8_t *stream, uint32_t at, uint32_t n_bits)
     return td_read_bits(stream, at, n_bits);
 }
 
-uint32_t td_ones(uint32_t word)
+TD_NOINLINE uint32_t td_ones(uint32_t word)
 {
     return td_count_bits(word);
 }
 
-uint32_t td_log2up(uint32_t n)
+TD_NOINLINE uint32_t td_log2up(uint32_t n)
 {
     return td_id_bits(n);
 }
@@ -30,6 +30,11 @@ uint32_t td_take(td_fields *in, uint32_t n_bits)
     uint32_t at = in->at;
     in->at = at + n_bits;
     return td_field(in->stream, at, n_bits);
+}
+
+uint32_t td_take_bits(td_fields *in, uint32_t mask)
+{
+    return td_scatter(td_take(in, td_ones(mask)), mask);
 }
 
 bool td_padded(const uint8_t *block, uint32_t n_bits)
@@ -65,39 +70,35 @@ static uint32_t index_field_bits(const td_part *part)
 
 TD_NOINLINE static void place_keys(const td_pack *pack, blocks *in, td_part *part)
 {
-    uint32_t n_key = part->n_bases, bit_bits = td_log2up(pack->width);
-    uint32_t n_bytes = (td_log2up(pack->n_features) + bit_bits + 7u) / 8u;
+    uint32_t bit_bits = td_log2up(pack->width), n_bytes = (td_log2up(pack->n_features) + bit_bits + 7u) / 8u;
     if (n_bytes == 0) n_bytes = 1;
-    const uint8_t *places = take(in, n_key, 8u * n_bytes);
-    if (!places || in->left < CODE_BITS_FIELD / 8u) {
-        in->at = NULL;
-        return;
-    }
-    uint32_t code_bits = td_get32(in->at), n_blocks = (part->n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK;
+    take(in, part->n_bases, 8u * n_bytes);
+    part->index = take(in, CODE_BITS_FIELD, 1);
+    if (!part->index) return;
+    uint32_t code_bits = td_word(part->index);
     if (code_bits > MAX_CODE_BITS) in->at = NULL;
     part->bit_bits = (uint8_t)bit_bits;
     part->place_bytes = (uint8_t)n_bytes;
-    part->last_place = places + (n_key - 1u) * n_bytes;
+    part->last_place = part->index - n_bytes;
     part->start_bits = (uint8_t)td_log2up(code_bits + 1u);
-    part->index = take(in, CODE_BITS_FIELD + n_blocks * index_field_bits(part), 1);
+    take(in, (part->n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK, index_field_bits(part));
     part->codes = take(in, code_bits, 1);
 }
 
 const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part)
 {
     const uint8_t *record = td_part_record(pack, index);
-    uint32_t offset = td_get32(record + 4), ids = td_get32(record + 8), last = td_get32(record + 12);
+    uint32_t offset = td_word(record + 4), ids = td_word(record + 8), last = td_word(record + 12);
     part->flags = (uint8_t)(last >> 24);
     part->cached = TD_CACHED_NOTHING;
     part->label = (uint16_t)(ids & 0xFFFFu);
     part->n_bases = (uint16_t)(ids >> 16);
     part->id_bits = (uint8_t)td_log2up(td_part_n_bases(part));
     part->number = (uint16_t)index;
-    part->n_rows = td_get32(record);
+    part->n_rows = td_word(record);
     part->first_row = first_row;
     part->deviation_bits = last & 0x00FFFFFFu;
     part->at_row = NO_ROW;
-    part->spread = 0;
     part->offsets = part->dictionary = NULL;
     if (offset > pack->data_size) return NULL;
     blocks in = {pack->data + offset, pack->data_size - offset};
@@ -123,7 +124,7 @@ int td_part_find(td_pack *pack, uint32_t row)
         first = part->first_row + part->n_rows;
         index = part->number + (uint32_t)1;
     }
-    for (; row - first >= (n = td_get32(td_part_record(pack, index))); index++) first += n;
+    for (; row - first >= (n = td_word(td_part_record(pack, index))); index++) first += n;
     return td_part_open(pack, index, first, &pack->part) ? TD_OK : TD_E_FORMAT;
 }
 
@@ -150,12 +151,12 @@ uint32_t td_part_name(const td_part *part, uint32_t b)
 
 uint32_t td_part_start_block(td_part *part, uint32_t block)
 {
-    uint32_t n_key = part->n_bases, n_start = part->start_bits, row = block * TD_KEY_BLOCK;
+    uint32_t n_key = part->n_bases, row = block * TD_KEY_BLOCK;
     uint32_t at = CODE_BITS_FIELD + block * index_field_bits(part), n_codes = part->n_rows - row - 1u;
     if (n_codes >= TD_KEY_BLOCK) n_codes = TD_KEY_BLOCK - 1u;
     part->high_key = td_read_long(part->index, at, n_key);
     part->n_low = (uint8_t)td_field(part->index, at + n_key, LOW_FIELD);
-    part->at_low = td_field(part->index, at + n_key + LOW_FIELD, n_start);
+    part->at_low = td_field(part->index, at + n_key + LOW_FIELD, part->start_bits);
     part->at_high = part->at_low + n_codes * part->n_low;
     part->at_row = row;
     return n_codes;
@@ -168,9 +169,9 @@ int td_pack_plan(const td_pack *pack, uint32_t index, td_part_header *header, ui
     td_part part;
     if (!pack->archive && !td_part_open(pack, index, 0, &part)) return TD_E_FORMAT;
     const uint8_t *record = td_part_record(pack, index);
-    uint32_t last = td_get32(record + 12);
-    header->n_rows = td_get32(record);
-    header->offset = td_get32(record + 4);
+    uint32_t last = td_word(record + 12);
+    header->n_rows = td_word(record);
+    header->offset = td_word(record + 4);
     header->label = (uint16_t)td_get16(record + 8);
     header->n_bases = (uint16_t)td_get16(record + 10);
     header->deviation_bits = last & 0x00FFFFFFu;

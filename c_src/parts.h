@@ -17,6 +17,8 @@ typedef struct td_fields {
 } td_fields;
 
 uint32_t td_take(td_fields *in, uint32_t n_bits);
+/* As many bits as mask has ones, and where it has them. */
+uint32_t td_take_bits(td_fields *in, uint32_t mask);
 
 static inline bool td_part_has(const td_part *part, uint32_t flag)
 {
@@ -77,7 +79,7 @@ static inline bool td_samples_listed(const td_pack *pack)
 /* First row of a sample, where they are listed. */
 static inline uint32_t td_listed_start(const td_pack *pack, uint32_t sample)
 {
-    return td_get32(pack->starts + 4u * (size_t)sample);
+    return td_word(pack->starts + 4u * (size_t)sample);
 }
 
 /* The same from the bitmap, where they are not. */
@@ -109,9 +111,11 @@ uint32_t td_part_start_block(td_part *part, uint32_t block);
  * that. */
 void td_part_spread(td_part *part, uint32_t row, uint32_t *values);
 
-/* fields.c, of the part at hand. Fills the cache: no key is spread in it yet. */
-void td_fields_cache(td_pack *pack);
-/* Row `row` of the part. from, which may be values: the cache, or what the key's bits make of zeros. */
-void td_fields_read(const td_pack *pack, uint32_t row, const uint32_t *from, uint32_t *values);
+/* fields.c, of the part at hand. Whether its plan has as many base bits as its record says, and its key names zeros among
+ * the base's bits, each once. */
+bool td_fields_check(const td_pack *pack);
+/* Row `row` of the part. from: the values in the cache, which is filled if it was not, or values themselves when there is
+ * none. Where nothing is cached yet they hold what the key's bits make of zeros. */
+void td_fields_read(td_pack *pack, uint32_t row, uint32_t *from, uint32_t *values);
 
 #endif /* PARTS_H */

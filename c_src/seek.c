@@ -2,9 +2,14 @@
 #include "parts.h"
 
 #ifdef __OPTIMIZE_SIZE__ /* one copy must do */
-#define read_bits td_field
+#define read_low td_read_long
+#define count_byte td_ones
 #else
-#define read_bits td_read_bits
+#define count_byte td_count_byte
+static inline uint64_t read_low(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+{
+    return n_bits > 32 ? td_read_long(stream, at, n_bits) : td_read_bits(stream, at, n_bits);
+}
 #endif
 
 static inline uint64_t shifted(uint32_t value, uint32_t n_bits)
@@ -27,7 +32,7 @@ TD_NOINLINE static uint64_t next_key(td_part *part, uint32_t start)
     if (at != start) part->high_key += shifted(at - start, n_low);
     at = part->at_low;
     part->at_low = at + n_low;
-    return part->high_key + (n_low > 32 ? td_read_long(part->codes, at, n_low) : read_bits(part->codes, at, n_low));
+    return part->high_key + read_low(part->codes, at, n_low);
 }
 
 /* Any key of the part. */
@@ -44,23 +49,24 @@ TD_NOINLINE static uint64_t seek_key(td_part *part, uint32_t row)
     uint32_t bits = (uint32_t)*from >> (at & 7u);
     part->at_row += n;
     part->at_low += n * part->n_low;
-    for (uint32_t ones; (ones = td_count_byte(bits)) < n; n -= ones, bits = *++from) at = (at | 7u) + 1u;
+    for (uint32_t ones; (ones = count_byte(bits)) < n; n -= ones, bits = *++from) at = (at | 7u) + 1u;
     for (; n > 0; bits >>= 1, at++) n -= bits & 1u;
     part->at_high = at;
     return next_key(part, start);
 }
 
 /* Toggles the bits of values for which `changed` has ones; its lowest bit is bit `b` of the key, counted from the least
- * significant. */
+ * significant. Bits that the key does not have are not looked at. */
 static void toggle_bits(const td_part *part, uint32_t b, uint32_t changed, uint32_t *values)
 {
-    for (; changed; changed >>= 1, b++) {
+    for (; changed && b < part->n_bases; changed >>= 1, b++) {
         if (!(changed & 1u)) continue;
-        uint32_t name = td_part_name(part, b);
-        values[name >> part->bit_bits] ^= (uint32_t)1 << (name & td_low_mask(part->bit_bits));
+        uint32_t name = td_part_name(part, b), bit_mask = ((uint32_t)1 << part->bit_bits) - 1u;
+        values[name >> part->bit_bits] ^= (uint32_t)1 << (name & bit_mask);
     }
 }
 
+#ifndef __OPTIMIZE_SIZE__
 /* The same from the least significant bit on, for names of one byte. */
 static inline void toggle_low_bits(const td_part *part, uint32_t changed, uint32_t *values)
 {
@@ -73,6 +79,7 @@ static inline void toggle_low_bits(const td_part *part, uint32_t changed, uint32
         values[name >> bit_bits] ^= (uint32_t)1 << (name & bit_mask);
     } while (changed >>= 1);
 }
+#endif
 
 void td_part_spread(td_part *part, uint32_t row, uint32_t *values)
 {
@@ -80,8 +87,15 @@ void td_part_spread(td_part *part, uint32_t row, uint32_t *values)
     uint64_t changed = key ^ part->spread;
     uint32_t n_key = part->n_bases, low = (uint32_t)changed, high = (uint32_t)(changed >> 32);
     part->spread = key;
+#ifdef __OPTIMIZE_SIZE__
+    if (n_key > 32) toggle_bits(part, 32, high, values);
+#else
     if (n_key < 32) low &= td_low_mask(n_key);
-    else if (high) toggle_bits(part, 32, high & td_low_mask(n_key - 32u), values);
-    if (part->place_bytes == 1) toggle_low_bits(part, low, values);
-    else toggle_bits(part, 0, low, values);
+    else if (high) toggle_bits(part, 32, high, values);
+    if (part->place_bytes == 1) {
+        toggle_low_bits(part, low, values);
+        return;
+    }
+#endif
+    toggle_bits(part, 0, low, values);
 }

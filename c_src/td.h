@@ -593,22 +593,22 @@ typedef struct td_pack {
     const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
     const uint8_t *parts;
     uint32_t n_rows;
+    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
+    const uint8_t *data;
+    uint32_t data_size;         /* bytes */
     uint32_t n_samples;         /* of the condensed set */
+    const uint8_t *starts;      /* bit i: row i begins a sample; of few samples the u32 of each */
+    const uint8_t *transforms;  /* records of those to undo, NULL: none */
+    const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
+    const uint8_t *archive;     /* NULL: rows are in parts */
+    td_file file;
     uint16_t n_classes;         /* labels are below this */
     uint16_t n_parts;
     uint8_t value_type;         /* enum td_value_type */
-    uint8_t n_transforms;       /* to undo */
+    uint8_t n_transforms;
     float scale;                /* real = scale * (value - zero_point) */
     int32_t zero_point;
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
-    const uint8_t *data;
-    uint32_t data_size;         /* bytes */
-    const uint8_t *starts;      /* bit i: row i begins a sample; of few samples the u32 of each */
-    const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
-    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
-    const uint8_t *transforms;  /* their records */
-    const uint8_t *archive;     /* NULL: rows are in parts */
-    td_file file;
 } td_pack;
 
 /* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */

@@ -25,6 +25,9 @@ static inline uint32_t td_get32(const uint8_t *p)
     return td_get16(p) | td_get16(p + 2) << 16;
 }
 
+/* td_get32, once for all who need not be fast (common.c). */
+uint32_t td_word(const uint8_t *p);
+
 static inline int32_t td_get_i32(const uint8_t *p)
 {
     return (int32_t)td_get32(p);

@@ -6,14 +6,15 @@
 /* Gray code has nothing but the feature. */
 static bool sound(const uint8_t *record, uint32_t n_features)
 {
-    uint32_t feature = td_transform_feature(record), other = td_transform_other(record);
-    if (feature >= n_features || other >= n_features || record[6] >= 32) return false;
-    return td_transform_factor(record) ? other != feature : (other | record[6] | record[7]) == 0;
+    uint32_t features = td_word(record), feature = features & 0xFFFFu, other = features >> 16;
+    if (feature >= n_features || other >= n_features) return false;
+    return td_transform_factor(record) ? other != feature && record[6] < 32 : (other | td_word(record + 4)) == 0;
 }
 
 int td_transforms_open(td_pack *pack)
 {
     td_section section;
+    pack->transforms = NULL;
     pack->n_transforms = 0;
     if (td_file_section(&pack->file, TD_PACK_TRANSFORMS, &section) != TD_OK) return TD_OK;
     const uint8_t *record = section.data;
