@@ -26,23 +26,16 @@ QUICK uint32_t next_shape(const td_pack *pack, td_fields *plan)
     return field & td_low_mask(n) ? n | SCATTERED : n;
 }
 
-/* The base's bits of a feature. */
-static uint32_t base_mask(const td_pack *pack, uint32_t feature, uint32_t shape)
-{
-    uint32_t width = pack->width;
-    return shape & SCATTERED ? td_field(pack->part.plan, feature * width, width) : td_leading_mask(width, width - shape);
-}
-
 /* The bits of a feature's next field, of the base or of the deviation, where they belong. */
 QUICK uint32_t next_bits(const td_pack *pack, uint32_t feature, uint32_t shape, td_fields *in, bool base)
 {
-    uint32_t width = pack->width;
+    uint32_t n_low = shape & ~(uint32_t)SCATTERED, width = pack->width;
+    uint32_t field = take(in, base ? width - n_low : n_low);
     if (shape & SCATTERED) {
-        uint32_t mask = base_mask(pack, feature, shape);
-        return td_take_bits(in, base ? mask : td_low_mask(width) & ~mask);
+        uint32_t mask = td_field(pack->part.plan, feature * width, width);
+        return td_scatter(field, base ? mask : td_low_mask(width) & ~mask);
     }
-    uint32_t field = take(in, base ? width - shape : shape);
-    return base && field ? field << shape : field;
+    return base && field ? field << n_low : field;
 }
 
 /* Minimum and offset. */
@@ -73,7 +66,7 @@ bool td_fields_check(const td_pack *pack)
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t shape = next_shape(pack, &plan), n_low = shape & ~(uint32_t)SCATTERED;
         if (n_low > pack->width || pack->width - n_low > base_bits - base.at) return false;
-        uint32_t free = base_mask(pack, f, shape) & ~next_bits(pack, f, shape, &base, true);
+        uint32_t free = td_part_base_mask(pack, part, f) & ~next_bits(pack, f, shape, &base, true);
         if (keys && !check_names(part, f, free, &left)) return false;
     }
     return base.at == base_bits && left == 0;

@@ -32,11 +32,6 @@ uint32_t td_take(td_fields *in, uint32_t n_bits)
     return td_field(in->stream, at, n_bits);
 }
 
-uint32_t td_take_bits(td_fields *in, uint32_t mask)
-{
-    return td_scatter(td_take(in, td_ones(mask)), mask);
-}
-
 bool td_padded(const uint8_t *block, uint32_t n_bits)
 {
     return (n_bits & 7u) == 0 || block[n_bits >> 3] >> (n_bits & 7u) == 0;

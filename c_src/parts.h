@@ -17,8 +17,6 @@ typedef struct td_fields {
 } td_fields;
 
 uint32_t td_take(td_fields *in, uint32_t n_bits);
-/* As many bits as mask has ones, and where it has them. */
-uint32_t td_take_bits(td_fields *in, uint32_t mask);
 
 static inline bool td_part_has(const td_part *part, uint32_t flag)
 {
