@@ -20,7 +20,7 @@ ALL_PAIRS = 64  # features up to which each may be predicted by any other one
 NEAR = 8  # beyond, by those so near
 TRIED = 4  # features that are tried to predict one, those that resemble it most
 LEAST_BITS = 0.25  # a row, that a transform must promise to save
-LEAST_SHARE = 256  # of a row's bits, that it must: each costs a board some 45 instructions a row
+LEAST_SHARE = 256  # of a row's bits, that it must; and twice that when measured: it costs a board 45 instructions a row
 PRECISION = 8  # bits of a factor that is not whole
 Rows = npt.NDArray[np.uint32]
 Size = Callable[[Rows], int]
@@ -83,19 +83,22 @@ def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -
     """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
 
     `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample;
-    all together are kept if they do so by `size`, too. `gray`: Gray codes are tried, too.
+    all together are kept if they save enough by `size`, too. `gray`: Gray codes are tried, too.
     """
     search = _Search(rows, width)
     tried: list[tuple[Transform, ...]] = [()]
-    search.grow()
+    search.grow(2)
     if search.reconsider():
-        search.grow()
+        search.grow(2)
+    tried.append(search.ordered())
+    search.grow(1)
     tried.append(search.ordered())
     for transform in search.gray_codes()[: lib.TD_MAX_TRANSFORMS - len(search.chosen)] if gray else []:
         search.take(transform)
     tried.append(search.ordered())
-    sizes = {t: lib.TD_TRANSFORM_RECORD * len(t) + size(apply_transforms(t, rows, width)) for t in dict.fromkeys(tried)}
-    return min(sizes, key=lambda t: sizes[t])
+    sizes = {t: size(apply_transforms(t, rows, width)) for t in dict.fromkeys(tried)}
+    each = lib.TD_TRANSFORM_RECORD + 2 * sizes[()] // LEAST_SHARE
+    return min(sizes, key=lambda t: sizes[t] + each * len(t))
 
 
 class _Search:
@@ -120,9 +123,12 @@ class _Search:
         """What was chosen, as it is undone: a feature before those that are predicted by it, its Gray code first."""
         return tuple(sorted(self.chosen, key=lambda t: (len(self._needed(t.feature)), t.factor != 0)))
 
-    def grow(self) -> None:
-        """Takes what promises most, while anything does."""
-        while len(self.chosen) < lib.TD_MAX_TRANSFORMS and (found := self._most_promising()):
+    def grow(self, times: int) -> None:
+        """Takes what promises most, while that is so many times what a transform must promise."""
+        while len(self.chosen) < lib.TD_MAX_TRANSFORMS:
+            saved, found = self._most_promising()
+            if not found or saved < times * self._least:
+                return
             self.take(found)
 
     def reconsider(self) -> bool:
@@ -168,12 +174,12 @@ class _Search:
     def _needed(self, feature: int) -> set[int]:
         return self._needs.get(feature, {feature})
 
-    def _most_promising(self) -> Transform | None:
+    def _most_promising(self) -> tuple[float, Transform | None]:
         for feature in range(len(self._columns)):
             if feature not in self._promised:
                 self._promised[feature] = self._promise(feature)
-        found = max((item for item in self._promised.values() if item), key=lambda item: item[0], default=None)
-        return found[1] if found else None
+        promised = [item for item in self._promised.values() if item]
+        return max(promised, key=lambda item: item[0], default=(0.0, None))
 
     def _promise(self, feature: int, without: int | None = None) -> tuple[float, Transform] | None:
         """What promises to save the most bits of a feature, if that is enough; `without`: not by this feature."""
