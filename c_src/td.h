@@ -659,6 +659,7 @@ typedef struct td_unpacker {
     uint32_t *first_rows;       /* of the parts; then the number of rows */
     uint64_t *block;            /* scratch for a block of rows */
     td_undo *undo;              /* the pack's transforms, prepared */
+    uint32_t n_undo;            /* of them; set to 0, rows come as they are stored */
     uint8_t *slots;
 } td_unpacker;
 

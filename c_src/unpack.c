@@ -135,7 +135,8 @@ uint32_t td_unpacker_size(const td_pack *pack, uint32_t bits, uint32_t n_slots)
 static void prepare_transforms(td_unpacker *u)
 {
     const uint8_t *record = u->pack->transforms;
-    for (uint32_t i = 0; i < u->pack->n_transforms; i++, record += TD_TRANSFORM_RECORD) {
+    u->n_undo = u->pack->n_transforms;
+    for (uint32_t i = 0; i < u->n_undo; i++, record += TD_TRANSFORM_RECORD) {
         td_undo *t = u->undo + i;
         t->feature = td_transform_feature(record) * (u->bits / 8u);
         t->other = td_transform_other(record) * (u->bits / 8u);
@@ -528,7 +529,7 @@ static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, uint3
 {
     uint32_t mask = td_low_mask(u->pack->width), low = (uint32_t)u->pack->minimum;
     size_t stride = (size_t)u->pack->n_features * (size_t)n_bytes;
-    for (uint32_t i = 0; i < u->pack->n_transforms; i++) {
+    for (uint32_t i = 0; i < u->n_undo; i++) {
         const td_undo *t = u->undo + i;
         uint32_t factor = t->factor, shift = t->shift, addend = t->addend;
         uint8_t *value = out + t->feature;

@@ -15,6 +15,7 @@ from make_golden import GOLDEN
 from spec_reader import read_tdz
 
 from tinydream._native import ffi, lib
+from tinydream.cli import main
 from tinydream.errors import FormatError
 from tinydream.files import write_sections
 from tinydream.images import ImageOptions
@@ -206,6 +207,19 @@ def test_a_bit_plan_shows_what_is_stored() -> None:
     assert any(line.startswith("x0* is stored as x0 - 100 x1 - x2") for line in transform_lines(made))
     assert coded_names(made)[0] == "x0*" and coded_names(made)[4] == "x4"
     assert bit_plan(made).entropy[0].sum() < 4 < bit_plan(pack(related(), method="entrogede")).entropy[0].sum()
+
+
+def test_rows_before_and_after_transforms_are_read_in_any_order(tmp_path: Path) -> None:
+    data = pack(related(20_000)).data
+    for first in (True, False):  # the reader is kept, and once was made without transforms for good
+        made = Pack(data)
+        before = made.stored(slice(None), transformed=first)
+        after = made.stored(slice(None), transformed=not first)
+        expected = np.asarray(made[:]).astype(np.int64) - int(made.native.minimum)
+        assert np.array_equal(after if first else before, expected)
+        assert not np.array_equal(before, after)
+    (tmp_path / "x.tdz").write_bytes(data)
+    assert main(["inspect", str(tmp_path / "x.tdz")]) == 0
 
 
 def test_gray_codes_are_chosen_where_values_swing_around_powers_of_two() -> None:

@@ -163,16 +163,17 @@ class Pack:
         `transformed`: as they are before transforms are undone.
         """
         minimum, image = np.uint32(int(self.native.minimum) % 2**32), self.native.image
-        n_transforms = int(self.native.n_transforms)
+        reader = self._reader(32)
+        n_undo = int(reader.n_undo)
         first, last, _ = slice(index.start, index.stop).indices(int(self.native.n_rows))
         values = np.empty((max(0, last - first), self.n_features), dtype=np.uint32)
         self.native.image = ffi.NULL  # rows as they are stored, not as pixels
-        self.native.n_transforms = 0 if transformed else n_transforms
+        reader.n_undo = 0 if transformed else n_undo
         try:
             out = ffi.from_buffer(values)
-            check(lib.td_unpacker_stored(self._reader(32), first, len(values), out), f"stored rows from {first} on")
+            check(lib.td_unpacker_stored(reader, first, len(values), out), f"stored rows from {first} on")
         finally:
-            self.native.image, self.native.n_transforms = image, n_transforms
+            self.native.image, reader.n_undo = image, n_undo
         return np.asarray((values - minimum)[:: index.step])
 
     @property
