@@ -63,7 +63,7 @@ def test_a_table_that_is_not_the_model_s(host: device.Device) -> None:
     journey.push(host, model)
     labels = np.zeros(len(board_kit.windows()), dtype=np.int64)
     names = tuple("abcdefg"[: model.n_classes])
-    with pytest.raises(DataError, match="classes a,b,c"):
+    with pytest.raises(DataError, match="classes=a,b,c"):
         journey.evaluate(host, model, Table(board_kit.windows(), labels, names, ordered=False))
     with pytest.raises(DataError, match="values a row"):
         journey.evaluate(host, model, Table(board_kit.windows()[:, :3], labels, names))
