@@ -41,7 +41,7 @@ static void read(uint32_t number)
 static uint32_t open_pack(void)
 {
     uint32_t start = ticks_now();
-    if (td_pack_open(&pack, bench_data, (uint32_t)(bench_data_end - bench_data)) != TD_OK) fail("open");
+    if (td_pack_open_rows(&pack, bench_data, (uint32_t)(bench_data_end - bench_data)) != TD_OK) fail("open");
     if (pack.n_features != BENCH_FEATURES) fail("features");
     return ticks_now() - start;
 }
@@ -108,7 +108,7 @@ void td_firmware(void)
     if (td_pack_use_cache(&pack, cache, sizeof cache) != TD_OK) fail("cache");
     uint32_t in_order_cached = read_in_order(), at_random_cached = read_at_random();
     uint32_t stack = deepest_stack(stack_pointer()), rows = check_rows();
-    if (td_pack_use_cache(&pack, NULL, 0) != TD_OK) fail("no cache");
+    if (td_pack_open(&pack, bench_data, (uint32_t)(bench_data_end - bench_data)) != TD_OK) fail("open with samples");
     uint32_t n_sampled = read_samples(&n_samples, &check), stack_samples = deepest_stack(stack_pointer());
     if (check_rows() != rows) fail("rows without a cache");
     put_number("{", "open", instructions(open, 1));

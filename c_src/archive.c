@@ -2,6 +2,8 @@
  * the model: one walk over the values of a block, in which a coder writes the bits or reads them. */
 #include "archive.h"
 
+#include "parts.h"
+
 #if TD_ARCHIVE
 
 enum { HEADER = TD_ARCHIVE_HEADER, FEATURE = TD_ARCHIVE_FEATURE, PLAIN_DEPTH = 14, MAX_COUNT = 255, MIN_BITS = 8, MAX_BITS = 22 };
@@ -247,7 +249,7 @@ uint32_t td_pack_archive_size(const td_pack *pack)
 
 int td_pack_attach(td_pack *pack, void *memory, uint32_t size)
 {
-    if (!pack->archive) return TD_E_STATE;
+    if (!pack->archive || pack->n_samples == 0) return TD_E_STATE; /* rows are coded by sample */
     if (size < td_pack_archive_size(pack)) return TD_E_MEMORY;
     reader *r = (reader *)memory;
     r->block = NO_BLOCK;

@@ -4,9 +4,6 @@
 
 #include "td_internal.h"
 
-/* Whether row `row` begins a sample; *sample: 0 at first, then kept from row to row, as rows rise. */
-bool td_pack_starts(const td_pack *pack, uint32_t row, uint32_t *sample);
-
 #if TD_ARCHIVE
 /* Of a pack whose parts are an archive, once its schema is read: TD_E_FORMAT unless every row can be read. */
 int td_archive_check(td_pack *pack, const td_section *data);

@@ -12,7 +12,7 @@ TD_NOINLINE static void read_row(td_pack *pack, uint32_t row, uint32_t *values)
         for (uint32_t f = 0; f < pack->n_features; f++) from[f] = 0;
         part->spread = 0;
     }
-    if (td_part_has(part, TD_PART_KEYS)) td_part_spread(part, row, from);
+    if (part->n_key) td_part_spread(part, row, from);
     td_fields_read(pack, row, from, values);
 #if TD_TRANSFORMS
     if (pack->transforms) td_transforms_undo(pack, values);
@@ -23,9 +23,9 @@ TD_NOINLINE static void read_row(td_pack *pack, uint32_t row, uint32_t *values)
 static inline void read_key_row(td_pack *pack, uint32_t row, uint32_t *values)
 {
     td_part_spread(&pack->part, row, td_cached_values(pack));
-    const uint32_t *from = td_cached_values(pack);
-    const uint32_t *sum = td_cached_sums(pack);
-    for (const uint32_t *end = sum; from != end;) *values++ = *from++ + *sum++; /* sums lie behind the values */
+    const uint32_t *from = td_cached_values(pack), *sum = td_cached_sums(pack), *end = sum;
+    do *values++ = *from++ + *sum++; /* sums lie behind the values */
+    while (from != end);
 }
 
 uint32_t td_pack_cache_size(const td_pack *pack)
@@ -36,7 +36,7 @@ uint32_t td_pack_cache_size(const td_pack *pack)
 int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size)
 {
     if (memory && size < td_pack_cache_size(pack)) return TD_E_MEMORY;
-    if (pack->archive) return TD_OK; /* has no use for one */
+    if (td_is_archive(pack)) return TD_OK; /* has no use for one */
     pack->memory = memory;
     pack->part.cached = TD_CACHED_NOTHING;
     return TD_OK;
@@ -59,13 +59,6 @@ static int read_archived(td_pack *pack, uint32_t row, int32_t *values, uint32_t 
 }
 #endif
 
-uint32_t td_pack_position(const td_pack *pack, uint32_t row)
-{
-    uint32_t n_bits = td_log2up(pack->n_rows);
-    /* Eight rows take whole bytes, and bits may be more than 2^32. */
-    return pack->order ? td_field(pack->order + (row >> 3) * n_bits, (row & 7u) * n_bits, n_bits) : row;
-}
-
 /* In both functions that give rows: a call less for each. */
 static TD_INLINE int stored_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label)
 {
@@ -78,12 +71,12 @@ static TD_INLINE int stored_row(td_pack *pack, uint32_t row, int32_t *values, ui
         if (status != TD_OK) return status;
     }
     row -= part->first_row;
+    if (label) *label = part->label;
     if (pack->part.cached == TD_CACHED_ALL) read_key_row(pack, row, (uint32_t *)values);
     else read_row(pack, row, (uint32_t *)values);
 #if TD_IMAGES
     if (pack->image) td_image_inverse(pack->image, values);
 #endif
-    if (label) *label = part->label;
     return TD_OK;
 }
 

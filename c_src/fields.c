@@ -1,33 +1,39 @@
 /* The fields of a part's rows: bases, deviations, dictionaries, sums; and what of them a cache keeps. */
 #include "parts.h"
 
-#ifdef __OPTIMIZE_SIZE__ /* one copy must do */
-#define take td_take
+/* Inlined unless size counts: the trainer reads without a cache. */
+#ifdef __OPTIMIZE_SIZE__
 #define QUICK static
 #else
 #define QUICK static TD_INLINE
-/* td_take and what uses it, inlined: the trainer reads without a cache. */
-QUICK uint32_t take(td_fields *in, uint32_t n_bits)
+#endif
+
+/* Fields of a stream, taken one after another. */
+typedef struct fields {
+    const uint8_t *stream;
+    uint32_t at;                /* bit */
+} fields;
+
+QUICK uint32_t take(fields *in, uint32_t n_bits)
 {
     uint32_t at = in->at;
     in->at = at + n_bits;
-    return td_read_bits(in->stream, at, n_bits);
+    return td_quick_field(in->stream, at, n_bits);
 }
-#endif
 
 /* The shape of a feature: its deviation bits; SCATTERED when they are not just its lowest. */
 enum { SCATTERED = 0x80 };
 
-QUICK uint32_t next_shape(const td_pack *pack, td_fields *plan)
+QUICK uint32_t next_shape(const td_pack *pack, fields *plan)
 {
     uint32_t field = take(plan, td_part_plan_bits(pack, &pack->part));
     if (!td_part_has(&pack->part, TD_PART_MASKS)) return pack->width - field;
-    uint32_t n = pack->width - td_ones(field);
+    uint32_t n = pack->width - td_quick_ones(field);
     return field & td_low_mask(n) ? n | SCATTERED : n;
 }
 
 /* The bits of a feature's next field, of the base or of the deviation, where they belong. */
-QUICK uint32_t next_bits(const td_pack *pack, uint32_t feature, uint32_t shape, td_fields *in, bool base)
+QUICK uint32_t next_bits(const td_pack *pack, uint32_t feature, uint32_t shape, fields *in, bool base)
 {
     uint32_t n_low = shape & ~(uint32_t)SCATTERED, width = pack->width;
     uint32_t field = take(in, base ? width - n_low : n_low);
@@ -39,44 +45,33 @@ QUICK uint32_t next_bits(const td_pack *pack, uint32_t feature, uint32_t shape, 
 }
 
 /* Minimum and offset. */
-QUICK uint32_t next_sum(const td_pack *pack, td_fields *offsets)
+QUICK uint32_t next_sum(const td_pack *pack, fields *offsets)
 {
     return (uint32_t)pack->minimum + (offsets->stream ? take(offsets, pack->width) : 0u);
-}
-
-/* The key names bits of a feature that are in `free`, each once; *left: key bits not found yet. */
-TD_NOINLINE static bool check_names(const td_part *part, uint32_t feature, uint32_t free, uint32_t *left)
-{
-    for (uint32_t b = 0; b < part->n_bases; b++) {
-        uint32_t bit = td_part_name(part, b) - (feature << part->bit_bits);
-        if (bit >> part->bit_bits) continue; /* another feature's */
-        if (!(free >> bit & 1u)) return false;
-        free &= ~((uint32_t)1 << bit);
-        --*left;
-    }
-    return true;
 }
 
 bool td_fields_check(const td_pack *pack)
 {
     const td_part *part = &pack->part;
-    td_fields plan = {part->plan, 0}, base = {part->bases, 0};
-    bool keys = td_part_has(part, TD_PART_KEYS);
-    uint32_t left = keys ? part->n_bases : 0u, base_bits = td_part_base_bits(pack, part);
+    fields plan = {part->plan, 0};
+    uint32_t width = pack->width, base_bits = td_part_base_bits(pack, part);
     for (uint32_t f = 0; f < pack->n_features; f++) {
-        uint32_t shape = next_shape(pack, &plan), n_low = shape & ~(uint32_t)SCATTERED;
-        if (n_low > pack->width || pack->width - n_low > base_bits - base.at) return false;
-        uint32_t free = td_part_base_mask(pack, part, f) & ~next_bits(pack, f, shape, &base, true);
-        if (keys && !check_names(part, f, free, &left)) return false;
+        uint32_t n_low = next_shape(pack, &plan) & ~(uint32_t)SCATTERED;
+        if (n_low > width) return false;
+        base_bits -= width - n_low;
     }
-    return base.at == base_bits && left == 0;
+    for (uint32_t b = 0; b < part->n_key; b++) {
+        uint32_t name = td_part_name(part, b);
+        if (name >> part->bit_bits >= pack->n_features || (name & td_part_bit_mask(part)) >= width) return false;
+    }
+    return base_bits == 0;
 }
 
 /* The cache has what each row of the part begins with. */
 static void now_cached(td_pack *pack)
 {
     td_part *part = &pack->part;
-    bool rest = td_part_row_bits(part) > 0 || part->dictionary || !td_part_has(part, TD_PART_KEYS) || pack->transforms;
+    bool rest = part->row_bits > 0 || part->dictionary || part->n_key == 0 || td_is_transformed(pack);
     part->cached = rest ? TD_CACHED_PART : TD_CACHED_ALL;
 }
 
@@ -93,18 +88,18 @@ void td_fields_read(td_pack *pack, uint32_t row, uint32_t *from, uint32_t *value
     const td_part *part = &pack->part;
     uint32_t first = 16u * pack->n_features; /* bit at which the feature's entries start, behind the sizes */
     bool cached = part->cached != TD_CACHED_NOTHING, base = part->id_bits || !cached, fill = !cached && pack->memory;
-    td_fields deviation = {part->rows, row * td_part_row_bits(part)}, plan = {part->plan, 0}, offsets = {part->offsets, 0};
-    td_fields bases = {part->bases, take(&deviation, part->id_bits) * td_part_base_bits(pack, part)};
+    fields deviation = {part->rows, row * part->row_bits}, plan = {part->plan, 0}, offsets = {part->offsets, 0};
+    fields bases = {part->bases, take(&deviation, part->id_bits) * td_part_base_bits(pack, part)};
     for (uint32_t f = 0; f < pack->n_features; f++) {
         uint32_t shape = cached ? td_cached_shapes(pack)[f] : next_shape(pack, &plan), value = from[f];
         uint32_t sum = cached ? td_cached_sums(pack)[f] : next_sum(pack, &offsets);
-        if (base) value |= next_bits(pack, f, shape, &bases, true);
+        if (base) value ^= next_bits(pack, f, shape, &bases, true);
         if (fill) {
             if (!part->id_bits) from[f] = value;
             td_cached_sums(pack)[f] = sum;
             td_cached_shapes(pack)[f] = (uint8_t)shape;
         }
-        if (shape) value |= next_bits(pack, f, shape, &deviation, false);
+        if (shape) value ^= next_bits(pack, f, shape, &deviation, false);
         uint32_t n = part->dictionary ? td_get16(part->dictionary + 2u * (size_t)f) : 0u;
         if (n > 0) value = entry(pack, value, n, &first);
         values[f] = value + sum;

@@ -87,8 +87,8 @@ int td_file_open(td_file *file, uint32_t magic, const uint8_t *data, uint32_t si
 {
     if (size < TD_FILE_HEADER || td_word(data) != magic) return TD_E_FORMAT;
     if ((size_t)size != size) return TD_E_UNSUPPORTED; /* more than this machine can address */
-    if (td_get16(data + 4) != TD_FILE_FORMAT) return TD_E_VERSION;
-    uint32_t n_sections = n_sections_of(data), file_size = td_word(data + 8);
+    uint32_t numbers = td_word(data + 4), n_sections = numbers >> 16, file_size = td_word(data + 8);
+    if ((numbers & 0xFFFFu) != TD_FILE_FORMAT) return TD_E_VERSION;
     if (n_sections > TD_FILE_MAX_SECTIONS || file_size > size || file_size < head_size(n_sections) || file_size & 3u)
         return TD_E_FORMAT;
     if (head_crc(data, n_sections) != td_word(data + 12)) return TD_E_CRC;
@@ -118,15 +118,21 @@ uint32_t td_file_damaged(uint32_t magic, const uint8_t *data, uint32_t size)
     return 0;
 }
 
+const uint8_t *td_file_find(const td_file *file, uint32_t kind, uint32_t *size)
+{
+    const uint8_t *data = file->data, *entry = data + TD_FILE_HEADER;
+    for (uint32_t n = n_sections_of(data); n > 0; n--, entry += TD_FILE_ENTRY) {
+        if (td_word(entry) != kind) continue;
+        *size = td_word(entry + 8);
+        return data + td_word(entry + 4);
+    }
+    *size = 0;
+    return NULL;
+}
+
 int td_file_section(const td_file *file, uint32_t kind, td_section *out)
 {
-    for (uint32_t i = 0; i < n_sections_of(file->data); i++) {
-        const uint8_t *entry = file->data + head_size(i);
-        if (td_word(entry) != kind) continue;
-        out->kind = kind;
-        out->data = file->data + td_word(entry + 4);
-        out->size = td_word(entry + 8);
-        return TD_OK;
-    }
-    return TD_E_NOT_FOUND;
+    out->kind = kind;
+    out->data = td_file_find(file, kind, &out->size);
+    return out->data ? TD_OK : TD_E_NOT_FOUND;
 }

@@ -10,26 +10,21 @@ typedef struct blocks {
     uint32_t left;              /* bytes */
 } blocks;
 
-uint32_t td_field(const uint8_t *stream, uint32_t at, uint32_t n_bits)
+TD_NOINLINE uint32_t td_field(const uint8_t *stream, uint32_t at, uint32_t n_bits)
 {
     return td_read_bits(stream, at, n_bits);
 }
 
-TD_NOINLINE uint32_t td_ones(uint32_t word)
+uint32_t td_ones(uint32_t word)
 {
-    return td_count_bits(word);
+    uint32_t n = 0;
+    for (; word; word &= word - 1u) n++;
+    return n;
 }
 
 TD_NOINLINE uint32_t td_log2up(uint32_t n)
 {
     return td_id_bits(n);
-}
-
-uint32_t td_take(td_fields *in, uint32_t n_bits)
-{
-    uint32_t at = in->at;
-    in->at = at + n_bits;
-    return td_field(in->stream, at, n_bits);
 }
 
 bool td_padded(const uint8_t *block, uint32_t n_bits)
@@ -51,6 +46,23 @@ static const uint8_t *take(blocks *in, uint32_t count, uint32_t n_bits)
     return block;
 }
 
+uint32_t td_pack_position(const td_pack *pack, uint32_t row)
+{
+    uint32_t n_bits = td_log2up(pack->n_rows);
+    /* Eight rows take whole bytes, and bits may be more than 2^32. */
+    return pack->order ? td_field(pack->order + (row >> 3) * n_bits, (row & 7u) * n_bits, n_bits) : row;
+}
+
+bool td_pack_starts(const td_pack *pack, uint32_t row, uint32_t *sample)
+{
+    if (!td_samples_listed(pack)) return td_starts_sample(pack, row);
+    for (; *sample < pack->n_samples; ++*sample) {
+        uint32_t start = td_listed_start(pack, *sample);
+        if (start >= row) return start == row;
+    }
+    return false;
+}
+
 uint32_t td_part_entries(const td_pack *pack, const td_part *part)
 {
     uint32_t n = 0;
@@ -60,14 +72,14 @@ uint32_t td_part_entries(const td_pack *pack, const td_part *part)
 
 static uint32_t index_field_bits(const td_part *part)
 {
-    return (uint32_t)part->n_bases + part->start_bits + LOW_FIELD;
+    return (uint32_t)part->n_key + part->start_bits + LOW_FIELD;
 }
 
 TD_NOINLINE static void place_keys(const td_pack *pack, blocks *in, td_part *part)
 {
     uint32_t bit_bits = td_log2up(pack->width), n_bytes = (td_log2up(pack->n_features) + bit_bits + 7u) / 8u;
     if (n_bytes == 0) n_bytes = 1;
-    take(in, part->n_bases, 8u * n_bytes);
+    take(in, part->n_key, 8u * n_bytes);
     part->index = take(in, CODE_BITS_FIELD, 1);
     if (!part->index) return;
     uint32_t code_bits = td_word(part->index);
@@ -88,11 +100,16 @@ const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_
     part->cached = TD_CACHED_NOTHING;
     part->label = (uint16_t)(ids & 0xFFFFu);
     part->n_bases = (uint16_t)(ids >> 16);
-    part->id_bits = (uint8_t)td_log2up(td_part_n_bases(part));
+    part->n_key = 0;
+    if (td_part_has(part, TD_PART_KEYS)) {
+        part->n_key = part->n_bases;
+        part->n_bases = 1;
+    }
+    part->id_bits = (uint8_t)td_log2up(part->n_bases);
     part->number = (uint16_t)index;
     part->n_rows = td_word(record);
     part->first_row = first_row;
-    part->deviation_bits = last & 0x00FFFFFFu;
+    part->row_bits = (last & 0x00FFFFFFu) + part->id_bits;
     part->at_row = NO_ROW;
     part->offsets = part->dictionary = NULL;
     if (offset > pack->data_size) return NULL;
@@ -104,9 +121,9 @@ const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_
         if (!part->dictionary) return NULL;
         take(&in, td_part_entries(pack, part), pack->width);
     }
-    part->bases = take(&in, td_part_n_bases(part), td_part_base_bits(pack, part));
-    if (td_part_has(part, TD_PART_KEYS)) place_keys(pack, &in, part);
-    part->rows = take(&in, part->n_rows, td_part_row_bits(part));
+    part->bases = take(&in, part->n_bases, td_part_base_bits(pack, part));
+    if (part->n_key) place_keys(pack, &in, part);
+    part->rows = take(&in, part->n_rows, part->row_bits);
     return in.at;
 }
 
@@ -146,7 +163,7 @@ uint32_t td_part_name(const td_part *part, uint32_t b)
 
 uint32_t td_part_start_block(td_part *part, uint32_t block)
 {
-    uint32_t n_key = part->n_bases, row = block * TD_KEY_BLOCK;
+    uint32_t n_key = part->n_key, row = block * TD_KEY_BLOCK;
     uint32_t at = CODE_BITS_FIELD + block * index_field_bits(part), n_codes = part->n_rows - row - 1u;
     if (n_codes >= TD_KEY_BLOCK) n_codes = TD_KEY_BLOCK - 1u;
     part->high_key = td_read_long(part->index, at, n_key);
@@ -179,7 +196,7 @@ int td_pack_plan(const td_pack *pack, uint32_t index, td_part_header *header, ui
     }
     for (uint32_t b = 0; (header->flags & TD_PART_KEYS) && b < header->n_bases; b++) {
         uint32_t name = td_part_name(&part, b);
-        key[name >> part.bit_bits] |= (uint32_t)1 << (name & td_low_mask(part.bit_bits));
+        key[name >> part.bit_bits] |= (uint32_t)1 << (name & td_part_bit_mask(&part));
     }
     return TD_OK;
 }

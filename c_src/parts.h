@@ -10,23 +10,20 @@ uint32_t td_field(const uint8_t *stream, uint32_t at, uint32_t n_bits);
 uint32_t td_ones(uint32_t word);
 uint32_t td_log2up(uint32_t n);
 
-/* Takes fields from a stream, one after another. */
-typedef struct td_fields {
-    const uint8_t *stream;
-    uint32_t at;                /* bit */
-} td_fields;
-
-uint32_t td_take(td_fields *in, uint32_t n_bits);
+/* For those who must: inlined; built for size, the one copy has to do. */
+#ifdef __OPTIMIZE_SIZE__
+#define td_quick_field td_field
+#define td_quick_ones td_ones
+#define td_quick_byte_ones td_ones
+#else
+#define td_quick_field td_read_bits
+#define td_quick_ones td_count_bits
+#define td_quick_byte_ones td_count_byte
+#endif
 
 static inline bool td_part_has(const td_part *part, uint32_t flag)
 {
     return (part->flags & flag) != 0;
-}
-
-/* Bits of a row of the rows block. */
-static inline uint32_t td_part_row_bits(const td_part *part)
-{
-    return part->id_bits + part->deviation_bits;
 }
 
 /* Bits of a feature in the plan. */
@@ -35,15 +32,16 @@ static inline uint32_t td_part_plan_bits(const td_pack *pack, const td_part *par
     return td_part_has(part, TD_PART_MASKS) ? pack->width : td_log2up(pack->width + 1u);
 }
 
+/* Of the name of a key's bit: the bit's number in its feature. */
+static inline uint32_t td_part_bit_mask(const td_part *part)
+{
+    return ((uint32_t)1 << part->bit_bits) - 1u;
+}
+
 /* Bits of one base. */
 static inline uint32_t td_part_base_bits(const td_pack *pack, const td_part *part)
 {
-    return pack->n_features * pack->width - part->deviation_bits;
-}
-
-static inline uint32_t td_part_n_bases(const td_part *part)
-{
-    return td_part_has(part, TD_PART_KEYS) ? 1u : part->n_bases;
+    return pack->n_features * pack->width + part->id_bits - part->row_bits;
 }
 
 static inline const uint8_t *td_part_record(const td_pack *pack, uint32_t index)
@@ -68,10 +66,32 @@ static inline uint8_t *td_cached_shapes(const td_pack *pack)
     return (uint8_t *)(td_cached_sums(pack) + pack->n_features);
 }
 
+/* A core that cannot read these has refused them: nothing needs to be asked then. */
+static inline bool td_is_archive(const td_pack *pack)
+{
+    return TD_ARCHIVE && pack->archive;
+}
+
+static inline bool td_is_image(const td_pack *pack)
+{
+    return TD_IMAGES && pack->image;
+}
+
+static inline bool td_is_transformed(const td_pack *pack)
+{
+    return TD_TRANSFORMS && pack->transforms;
+}
+
 /* Samples are listed when they are few. */
 static inline bool td_samples_listed(const td_pack *pack)
 {
     return pack->n_samples < pack->n_rows / TD_LISTED_ROWS;
+}
+
+/* What a sample of `count` rows weighs. */
+static inline float td_sample_weight(const td_pack *pack, uint32_t sample, uint32_t count)
+{
+    return pack->weights ? td_get_f32(pack->weights + 4u * (size_t)sample) : (float)count;
 }
 
 /* First row of a sample, where they are listed. */
@@ -86,6 +106,8 @@ static inline bool td_starts_sample(const td_pack *pack, uint32_t row)
     return ((uint32_t)pack->starts[row >> 3] >> (row & 7u) & 1u) != 0;
 }
 
+/* Whether row `row` begins a sample; *sample: 0 at first, then kept from row to row, as rows rise. */
+bool td_pack_starts(const td_pack *pack, uint32_t row, uint32_t *sample);
 /* Whether all bits behind the n_bits of a block, up to its byte's end, are zero. */
 bool td_padded(const uint8_t *block, uint32_t n_bits);
 /* Part `index`, whose first row is first_row, and where it ends; NULL when its blocks do not fit the data section or are
@@ -109,8 +131,8 @@ uint32_t td_part_start_block(td_part *part, uint32_t block);
  * that. */
 void td_part_spread(td_part *part, uint32_t row, uint32_t *values);
 
-/* fields.c, of the part at hand. Whether its plan has as many base bits as its record says, and its key names zeros among
- * the base's bits, each once. */
+/* fields.c, of the part at hand. Whether its plan has as many base bits as its record says, and its key names bits that
+ * there are. */
 bool td_fields_check(const td_pack *pack);
 /* Row `row` of the part. from: the values in the cache, which is filled if it was not, or values themselves when there is
  * none. Where nothing is cached yet they hold what the key's bits make of zeros. */

@@ -1,16 +1,11 @@
 /* Keys of a part's rows: found in order or at random, and their bits put where they belong. */
 #include "parts.h"
 
-#ifdef __OPTIMIZE_SIZE__ /* one copy must do */
-#define read_low td_read_long
-#define count_byte td_ones
-#else
-#define count_byte td_count_byte
+/* td_read_long is a call, which few parts need. */
 static inline uint64_t read_low(const uint8_t *stream, uint32_t at, uint32_t n_bits)
 {
-    return n_bits > 32 ? td_read_long(stream, at, n_bits) : td_read_bits(stream, at, n_bits);
+    return n_bits > 32 ? td_read_long(stream, at, n_bits) : td_quick_field(stream, at, n_bits);
 }
-#endif
 
 static inline uint64_t shifted(uint32_t value, uint32_t n_bits)
 {
@@ -19,7 +14,7 @@ static inline uint64_t shifted(uint32_t value, uint32_t n_bits)
 }
 
 /* The key of the next row of the block, whose high part grew by the bits from `start` to the next one. Bits of the key from
- * n_bases on are not cleared. */
+ * n_key on are not cleared. */
 TD_NOINLINE static uint64_t next_key(td_part *part, uint32_t start)
 {
     uint32_t at = part->at_high, n_low = part->n_low;
@@ -49,7 +44,7 @@ TD_NOINLINE static uint64_t seek_key(td_part *part, uint32_t row)
     uint32_t bits = (uint32_t)*from >> (at & 7u);
     part->at_row += n;
     part->at_low += n * part->n_low;
-    for (uint32_t ones; (ones = count_byte(bits)) < n; n -= ones, bits = *++from) at = (at | 7u) + 1u;
+    for (uint32_t ones; (ones = td_quick_byte_ones(bits)) < n; n -= ones, bits = *++from) at = (at | 7u) + 1u;
     for (; n > 0; bits >>= 1, at++) n -= bits & 1u;
     part->at_high = at;
     return next_key(part, start);
@@ -59,18 +54,17 @@ TD_NOINLINE static uint64_t seek_key(td_part *part, uint32_t row)
  * significant. Bits that the key does not have are not looked at. */
 static void toggle_bits(const td_part *part, uint32_t b, uint32_t changed, uint32_t *values)
 {
-    for (; changed && b < part->n_bases; changed >>= 1, b++) {
+    for (; changed && b < part->n_key; changed >>= 1, b++) {
         if (!(changed & 1u)) continue;
-        uint32_t name = td_part_name(part, b), bit_mask = ((uint32_t)1 << part->bit_bits) - 1u;
-        values[name >> part->bit_bits] ^= (uint32_t)1 << (name & bit_mask);
+        uint32_t name = td_part_name(part, b);
+        values[name >> part->bit_bits] ^= (uint32_t)1 << (name & td_part_bit_mask(part));
     }
 }
 
-#ifndef __OPTIMIZE_SIZE__
 /* The same from the least significant bit on, for names of one byte. */
 static inline void toggle_low_bits(const td_part *part, uint32_t changed, uint32_t *values)
 {
-    uint32_t bit_bits = part->bit_bits, bit_mask = ((uint32_t)1 << bit_bits) - 1u;
+    uint32_t bit_bits = part->bit_bits, bit_mask = td_part_bit_mask(part);
     const uint8_t *place = part->last_place;
     if (changed == 0) return;
     do {
@@ -79,23 +73,15 @@ static inline void toggle_low_bits(const td_part *part, uint32_t changed, uint32
         values[name >> bit_bits] ^= (uint32_t)1 << (name & bit_mask);
     } while (changed >>= 1);
 }
-#endif
 
 void td_part_spread(td_part *part, uint32_t row, uint32_t *values)
 {
     uint64_t key = row == part->at_row + 1u && row % TD_KEY_BLOCK ? next_key(part, part->at_high) : seek_key(part, row);
     uint64_t changed = key ^ part->spread;
-    uint32_t n_key = part->n_bases, low = (uint32_t)changed, high = (uint32_t)(changed >> 32);
+    uint32_t n_key = part->n_key, low = (uint32_t)changed, high = (uint32_t)(changed >> 32);
     part->spread = key;
-#ifdef __OPTIMIZE_SIZE__
-    if (n_key > 32) toggle_bits(part, 32, high, values);
-#else
     if (n_key < 32) low &= td_low_mask(n_key);
     else if (high) toggle_bits(part, 32, high, values);
-    if (part->place_bytes == 1) {
-        toggle_low_bits(part, low, values);
-        return;
-    }
-#endif
-    toggle_bits(part, 0, low, values);
+    if (part->place_bytes == 1) toggle_low_bits(part, low, values);
+    else toggle_bits(part, 0, low, values);
 }

@@ -4,7 +4,7 @@
  * C99, freestanding: no malloc, no global state, no libc beyond stdint/stddef/stdbool/string.
  * The same sources serve the host (through cffi) and the firmware. The journey of a sample:
  *
- *   rows -> bitplan.c/encode.c -> .tdz -> store.c (flash) -> open.c, decode.c (rows) -> sample.c -\
+ *   rows -> bitplan.c/encode.c -> .tdz -> store.c (flash) -> open.c, decode.c (rows) -> samples.c, sampler.c -\
  *   .tdm -> model.c/kernels.c (frozen int8 part) -> embedding --------------------------> train.c
  *   link.c carries every byte between host and board; file.c holds the sections of .tdz and .tdm.
  *
@@ -539,7 +539,7 @@ int td_image_check(const uint8_t *image, uint32_t size, uint32_t n_features);
 void td_image_forward(const uint8_t *image, int32_t *values);
 void td_image_inverse(const uint8_t *image, int32_t *values);
 
-/* open.c checks a .tdz, decode.c reads its rows; parts.c, seek.c and fields.c say where their bits are. */
+/* open.c checks a .tdz, samples.c its samples; decode.c reads rows; parts.c, seek.c and fields.c say where their bits are. */
 enum td_pack_section { TD_PACK_SCHEMA = 1, TD_PACK_PARTS = 2, TD_PACK_DATA = 3, TD_PACK_SAMPLES = 4,
                        TD_PACK_WEIGHTS = 5, TD_PACK_META = 6, TD_PACK_ORDER = 7, TD_PACK_IMAGE = 9,
                        TD_PACK_TRANSFORMS = 10 };
@@ -564,11 +564,12 @@ typedef struct td_part {
     uint8_t n_low;              /* bits of a low part in the block at hand */
     uint8_t cached;             /* enum td_cached */
     uint16_t label;
-    uint16_t n_bases;           /* with TD_PART_KEYS: bits of a key */
+    uint16_t n_bases;           /* 1 with TD_PART_KEYS */
+    uint16_t n_key;             /* bits of a key, 0 without TD_PART_KEYS */
     uint16_t number;            /* its place among the parts */
     uint32_t n_rows;
     uint32_t first_row;         /* of the pack */
-    uint32_t deviation_bits;    /* of a row */
+    uint32_t row_bits;          /* of a row: its base's number and its deviation */
     uint32_t at_row;            /* row of the part whose key was read last, 0xFFFFFFFF: none */
     uint32_t at_low;            /* where the next row's low part starts, bits */
     uint32_t at_high;           /* where the next row's high part starts, bits */
@@ -593,26 +594,30 @@ typedef struct td_pack {
     const uint8_t *order;       /* where each given row is stored, NULL: rows are as they are stored */
     const uint8_t *parts;
     uint32_t n_rows;
-    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
     const uint8_t *data;
     uint32_t data_size;         /* bytes */
-    uint32_t n_samples;         /* of the condensed set */
-    const uint8_t *starts;      /* bit i: row i begins a sample; of few samples the u32 of each */
     const uint8_t *transforms;  /* records of those to undo, NULL: none */
+    uint32_t n_transforms;
+    td_file file;
+    uint32_t n_samples;         /* of the condensed set; 0 after td_pack_open_rows */
+    const uint8_t *starts;      /* bit i: row i begins a sample; of few samples the u32 of each */
     const uint8_t *weights;     /* f32 a sample, NULL: the number of its rows */
     const uint8_t *archive;     /* NULL: rows are in parts */
-    td_file file;
+    const uint8_t *image;       /* the image section, NULL: rows are stored as they are */
     uint16_t n_classes;         /* labels are below this */
     uint16_t n_parts;
     uint8_t value_type;         /* enum td_value_type */
-    uint8_t n_transforms;
     float scale;                /* real = scale * (value - zero_point) */
     int32_t zero_point;
     uint32_t model_hash;        /* td_model.embedding_hash of the model whose embeddings these are; 0: none */
 } td_pack;
 
-/* Full check: afterwards every row and sample can be read. Cost: one pass over the file. */
+/* Full check: afterwards every row and sample can be read. data: the file, borrowed. TD_E_FORMAT, TD_E_VERSION, TD_E_CRC;
+ * TD_E_UNSUPPORTED for what this core leaves out (td_config.h). Cost: one pass over the file. */
 int td_pack_open(td_pack *pack, const uint8_t *data, uint32_t size);
+/* The same without the samples, in less code: n_samples is 0, and there are none to read. Rows of an archive need their
+ * samples, so td_pack_attach does not take such a pack. */
+int td_pack_open_rows(td_pack *pack, const uint8_t *data, uint32_t size);
 /* The plan of part `part`: its header, and of each feature the bits that belong to the base (those of the key
  * included), and those that the key names. entries[f]: entries of the list whose
  * numbers feature f holds, 0: none. All three have n_features entries. TD_E_RANGE past the last part. */
@@ -625,7 +630,8 @@ uint32_t td_pack_cache_size(const td_pack *pack);
 int td_pack_use_cache(td_pack *pack, void *memory, uint32_t size);
 /* Archives: td_pack_attach gives memory (td_pack_archive_size bytes) to a pack whose rows are coded a block at a time; it
  * must stay. A row then costs the decoding of its block, unless that is the block read last. Without memory rows are
- * TD_E_MEMORY. A core without archives (TD_ARCHIVE 0) refuses to open them: TD_E_UNSUPPORTED. TD_E_STATE: it is none. */
+ * TD_E_MEMORY. A core without archives (TD_ARCHIVE 0) refuses to open them: TD_E_UNSUPPORTED. TD_E_STATE: it is none, or
+ * its samples were not opened. */
 uint32_t td_pack_archive_size(const td_pack *pack);
 int td_pack_attach(td_pack *pack, void *memory, uint32_t size);
 /* Row `row` in the order of the file, whatever order was kept. */
@@ -639,7 +645,7 @@ uint32_t td_pack_position(const td_pack *pack, uint32_t row);
 int td_pack_row(td_pack *pack, uint32_t row, int32_t *values, uint32_t *label);
 /* Rows [first, first + count), as td_pack_row: count x n_features values. TD_E_RANGE past the end. */
 int td_pack_rows(td_pack *pack, uint32_t first, uint32_t count, int32_t *values);
-/* sample.c. Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits, unless
+/* samples.c. Rows [*first, *first + *count) make up sample `sample`. Cost: a scan of the start bits, unless
  * they are listed. */
 int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count);
 /* Sample `sample` as real values: scale * (mean - zero_point). Rows are summed in f32, in order: exact

@@ -28,6 +28,9 @@ static inline uint32_t td_get32(const uint8_t *p)
 /* td_get32, once for all who need not be fast (common.c). */
 uint32_t td_word(const uint8_t *p);
 
+/* A section of an open file and its size; NULL and 0 when there is none (file.c). */
+const uint8_t *td_file_find(const td_file *file, uint32_t kind, uint32_t *size);
+
 static inline int32_t td_get_i32(const uint8_t *p)
 {
     return (int32_t)td_get32(p);

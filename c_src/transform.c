@@ -2,6 +2,8 @@
  * "Transforms"). */
 #include "transform.h"
 
+#include "parts.h"
+
 #if TD_TRANSFORMS
 /* Gray code has nothing but the feature. */
 static bool sound(const uint8_t *record, uint32_t n_features)
@@ -13,16 +15,13 @@ static bool sound(const uint8_t *record, uint32_t n_features)
 
 int td_transforms_open(td_pack *pack)
 {
-    td_section section;
-    pack->transforms = NULL;
-    pack->n_transforms = 0;
-    if (td_file_section(&pack->file, TD_PACK_TRANSFORMS, &section) != TD_OK) return TD_OK;
-    const uint8_t *record = section.data;
-    uint32_t n = section.size / TD_TRANSFORM_RECORD;
-    if (n == 0 || section.size % TD_TRANSFORM_RECORD || n > TD_MAX_TRANSFORMS || pack->image || pack->archive)
-        return TD_E_FORMAT;
+    uint32_t size, n;
+    const uint8_t *record = td_file_find(&pack->file, TD_PACK_TRANSFORMS, &size);
     pack->transforms = record;
-    pack->n_transforms = (uint8_t)n;
+    pack->n_transforms = n = size / TD_TRANSFORM_RECORD;
+    if (!record) return TD_OK;
+    if (n - 1u >= TD_MAX_TRANSFORMS || size % TD_TRANSFORM_RECORD || td_is_image(pack) || td_is_archive(pack))
+        return TD_E_FORMAT;
     for (; n > 0; n--, record += TD_TRANSFORM_RECORD) {
         if (!sound(record, pack->n_features)) return TD_E_FORMAT;
     }
@@ -47,7 +46,7 @@ void td_transforms_undo(const td_pack *pack, uint32_t *values)
 #else
 int td_transforms_open(td_pack *pack)
 {
-    td_section section;
-    return td_file_section(&pack->file, TD_PACK_TRANSFORMS, &section) == TD_OK ? TD_E_UNSUPPORTED : TD_OK;
+    uint32_t size;
+    return td_file_find(&pack->file, TD_PACK_TRANSFORMS, &size) ? TD_E_UNSUPPORTED : TD_OK;
 }
 #endif

@@ -87,15 +87,15 @@ static uint32_t chunk_bits(const td_part *part)
 static uint32_t max_tables(const td_pack *pack, const td_part *part, uint32_t bits)
 {
     uint32_t n_words = words_of(pack, bits), chunk = chunk_bits(part);
-    if (!td_part_has(part, TD_PART_KEYS)) return 0;
-    return (part->n_bases + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
+    if (part->n_key == 0) return 0;
+    return (part->n_key + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
 }
 
 static uint64_t slot_size(const td_pack *pack, const td_part *part, uint32_t bits)
 {
     uint32_t n_tables = max_tables(pack, part, bits);
     uint64_t size = aligned(sizeof(prepared)) + (uint64_t)words_of(pack, bits) * sizeof(word);
-    size += (uint64_t)n_tables * (GROUP * sizeof(table) + (sizeof(uint64_t) << chunk_bits(part)));
+    if (n_tables) size += (uint64_t)n_tables * GROUP * sizeof(table) + (n_tables + 1u) * (sizeof(uint64_t) << chunk_bits(part));
     if (part->dictionary) {
         size += (uint64_t)pack->n_features * sizeof(lookup) + 4u * (uint64_t)td_part_entries(pack, part);
     }
@@ -232,8 +232,8 @@ static bool key_bits_of(const td_unpacker *u, const td_part *part, uint32_t w, u
     bool any = false;
     for (uint32_t i = 0; i < n; i++) {
         bits[i] = 0;
-        if (from + i >= part->n_bases) continue;
-        uint32_t name = td_part_name(part, from + i), feature = name >> part->bit_bits, bit = name & td_low_mask(part->bit_bits);
+        if (from + i >= part->n_key) continue;
+        uint32_t name = td_part_name(part, from + i), feature = name >> part->bit_bits, bit = name & td_part_bit_mask(part);
         if (feature / lanes(u->bits) != w) continue;
         bits[i] = (uint64_t)1 << (feature % lanes(u->bits) * u->bits + bit);
         any = true;
@@ -245,16 +245,18 @@ static uint8_t *prepare_tables(const td_unpacker *u, prepared *to, uint8_t *memo
 {
     uint32_t n_words = words_of(u->pack, u->bits), n_entries = (uint32_t)1 << to->chunk;
     table *tables = (table *)(void *)memory;
-    uint64_t *entry = (uint64_t *)(void *)(tables + GROUP * (size_t)max_tables(u->pack, &to->part, u->bits));
+    uint64_t *nothing = (uint64_t *)(void *)(tables + GROUP * (size_t)max_tables(u->pack, &to->part, u->bits));
+    uint64_t *entry = nothing + n_entries;
+    for (uint32_t e = 0; e < n_entries; e++) nothing[e] = 0;
     for (uint32_t w = 0; w < n_words; w++) {
         word *word = to->words + w;
         word->tables = tables;
-        for (uint32_t from = 0; from < to->part.n_bases; from += to->chunk) {
+        for (uint32_t from = 0; from < to->part.n_key; from += to->chunk) {
             uint64_t bits[8];
             if (!key_bits_of(u, &to->part, w, from, to->chunk, bits)) continue;
             entry[0] = 0;
             for (uint32_t i = 0; i < to->chunk; i++) {
-                for (uint32_t e = 0; e < (uint32_t)1 << i; e++) entry[e + ((uint32_t)1 << i)] = entry[e] | bits[i];
+                for (uint32_t e = 0; e < (uint32_t)1 << i; e++) entry[e + ((uint32_t)1 << i)] = entry[e] ^ bits[i];
             }
             tables->entry = entry;
             tables->shift = from;
@@ -262,7 +264,7 @@ static uint8_t *prepare_tables(const td_unpacker *u, prepared *to, uint8_t *memo
             word->n_tables++;
             entry += n_entries;
         }
-        for (; word->n_tables % GROUP; word->n_tables++, tables++) *tables = tables[-1];
+        for (; word->n_tables % GROUP; word->n_tables++, tables++) *tables = (table){nothing, 0};
     }
     return (uint8_t *)entry;
 }
@@ -316,7 +318,7 @@ static prepared *prepare(const td_unpacker *u, uint32_t row)
     to->words = (word *)(void *)memory;
     memory += (size_t)words_of(u->pack, u->bits) * sizeof(word);
     prepare_words(u, to);
-    if (td_part_has(&to->part, TD_PART_KEYS)) memory = prepare_tables(u, to, memory);
+    if (to->part.n_key) memory = prepare_tables(u, to, memory);
     if (to->part.dictionary) prepare_lookups(u, to, memory);
     return to;
 }
@@ -398,7 +400,7 @@ static void read_keys(const uint8_t *end, td_part *part, uint32_t first, uint32_
 {
     td_part_start_block(part, first / TD_KEY_BLOCK);
     uint32_t skipped = first % TD_KEY_BLOCK, n_low = part->n_low;
-    uint64_t start = part->at_high, low_at = part->at_low, all = mask_of(part->n_bases), low_mask = mask_of(n_low);
+    uint64_t start = part->at_high, low_at = part->at_low, all = mask_of(part->n_key), low_mask = mask_of(n_low);
     if (skipped == 0) {
         *keys++ = part->high_key;
         n--;
@@ -421,7 +423,7 @@ static void read_keys(const uint8_t *end, td_part *part, uint32_t first, uint32_
 static void read_bases(const uint8_t *end, const td_part *part, uint32_t base_bits, uint64_t row_at, uint32_t n, uint64_t *at)
 {
     uint64_t mask = mask_of(part->id_bits);
-    for (uint32_t i = 0; i < n; i++, row_at += td_part_row_bits(part)) {
+    for (uint32_t i = 0; i < n; i++, row_at += part->row_bits) {
         at[i] = read(part->rows, end, row_at, part->id_bits, mask) * base_bits;
     }
 }
@@ -435,7 +437,7 @@ static void add_tables(const word *word, uint32_t chunk, const uint64_t *keys, u
         uint32_t to_a = by[0].shift, to_b = by[1].shift, to_c = by[2].shift, to_d = by[3].shift;
         for (uint32_t i = 0; i < n; i++) {
             uint64_t key = keys[i];
-            out[i] |= a[key >> to_a & mask] | b[key >> to_b & mask] | c[key >> to_c & mask] | d[key >> to_d & mask];
+            out[i] ^= a[key >> to_a & mask] ^ b[key >> to_b & mask] ^ c[key >> to_c & mask] ^ d[key >> to_d & mask];
         }
     }
 }
@@ -445,7 +447,7 @@ static void add_bases(const uint8_t *end, const td_part *part, const spread *by,
 {
     uint64_t mask = mask_of(by->n_bits);
     for (uint32_t i = 0; i < n; i++) {
-        out[i] |= spread_bits(by, read(part->bases, end, base_at[i] + by->at, by->n_bits, mask));
+        out[i] ^= spread_bits(by, read(part->bases, end, base_at[i] + by->at, by->n_bits, mask));
     }
 }
 
@@ -453,8 +455,8 @@ static void add_deviations(const uint8_t *end, const td_part *part, const spread
                            uint64_t *out)
 {
     uint64_t mask = mask_of(by->n_bits), at = row_at + by->at;
-    for (uint32_t i = 0; i < n; i++, at += td_part_row_bits(part)) {
-        out[i] |= spread_bits(by, read(part->rows, end, at, by->n_bits, mask));
+    for (uint32_t i = 0; i < n; i++, at += part->row_bits) {
+        out[i] ^= spread_bits(by, read(part->rows, end, at, by->n_bits, mask));
     }
 }
 
@@ -552,10 +554,10 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
 {
     const uint8_t *file_end = u->pack->file.data + u->pack->file.size;
     td_part *part = &from->part;
-    uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, row_at = (uint64_t)first * td_part_row_bits(part);
+    uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, row_at = (uint64_t)first * part->row_bits;
     uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
     size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
-    if (td_part_has(part, TD_PART_KEYS)) read_keys(file_end, part, first, n, keys);
+    if (part->n_key) read_keys(file_end, part, first, n, keys);
     else if (part->id_bits) read_bases(file_end, part, td_part_base_bits(u->pack, part), row_at, n, keys);
     for (uint32_t w = n_words; w-- > 0;) { /* backwards, as a row's last word may reach into the next row */
         const word *word = from->words + w;

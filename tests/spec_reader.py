@@ -1,8 +1,8 @@
-"""A second reader of .tdz, written from docs/SPEC.md alone: no NumPy, no core, no speed. What only some packs have is
-read by modules beside it: spec_archive.py, spec_images.py, spec_fields.py."""
+"""A second reader of .tdz, from docs/SPEC.md alone: no core, no speed. spec_*.py beside it read what few packs have."""
 
 import struct
 import zlib
+from functools import reduce
 from typing import NamedTuple
 
 from spec_archive import read_archive
@@ -40,7 +40,7 @@ def log2up(n: int) -> int:
 
 def put(number: int, places: list[int]) -> int:
     """The bits of a number, from the least significant on, at these places of another one."""
-    return sum((number >> i & 1) << place for i, place in enumerate(places))
+    return reduce(int.__xor__, ((number >> i & 1) << place for i, place in enumerate(places)), 0)
 
 
 def read_sections(file: bytes, magic: bytes) -> dict[int, bytes]:
@@ -92,11 +92,11 @@ def read_part(data: Bits, part: tuple[int, ...], n_features: int, width: int) ->
     lists = [[next(entries) for _ in range(size)] for size in list_sizes]
     bases = [put(base, in_base) for base in data.block([len(in_base)] * n_bases)]
     names = data.block([(max(1, log2up(n_features) + log2up(width)) + 7) // 8 * 8] * key_size)
-    assert {*names} <= {*in_base} and len({*names}) == key_size and not bases[0] & put(-1, names)
+    assert all(name < n_features * stride and name % stride < width for name in names)
     keys = read_keys(data, n, key_size) if flags & 4 else [0] * n
     ids_and_rows, rows = iter(data.block([log2up(n_bases), len(in_row)] * n)), []
     for key, base, deviation in zip(keys, ids_and_rows, ids_and_rows, strict=True):
-        row = bases[base] + put(deviation, in_row) + put(key, names[::-1])
+        row = bases[base] ^ put(deviation, in_row) ^ put(key, names[::-1])
         values = [row >> f * stride & (1 << width) - 1 for f in features]
         values = [lists[f][min(values[f], len(lists[f]) - 1)] if lists[f] else values[f] for f in features]
         rows.append([values[f] + offsets[f] for f in features])

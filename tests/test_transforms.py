@@ -237,7 +237,7 @@ def test_gray_codes_are_chosen_where_values_swing_around_powers_of_two() -> None
 
 def test_a_core_without_transforms_refuses_them(tmp_path: Path) -> None:
     core = Path(__file__).resolve().parent.parent / "c_src"
-    names = ("archive", "common", "decode", "fields", "file", "image", "open", "parts", "sample", "seek", "transform")
+    names = ("archive", "common", "decode", "fields", "file", "image", "open", "parts", "samples", "seek", "transform")
     (tmp_path / "main.c").write_text(
         '#include <stdio.h>\n#include "td.h"\nstatic uint8_t bytes[8192];\n'
         "int main(void) { td_pack pack; uint32_t n = (uint32_t)fread(bytes, 1, sizeof bytes, stdin);\n"

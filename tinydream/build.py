@@ -38,7 +38,8 @@ HOT = {
     "fields.c",
     "parts.c",
     "seek.c",
-    "sample.c",
+    "samples.c",
+    "sampler.c",
 }
 ZCBOR_SOURCES = ["zcbor_common.c", "zcbor_decode.c", "zcbor_encode.c"]
 ZCBOR_FLAGS = ["-DZCBOR_STOP_ON_ERROR", "-w"]

@@ -104,6 +104,9 @@ static void test_pack(void)
         total += weight;
     }
     CHECK(total == 40.0f && td_pack_total_weight(&pack) == 40.0f);
+    CHECK(td_pack_open_rows(&pack, golden, sizeof golden) == TD_OK && pack.n_rows == 40 && pack.n_samples == 0);
+    CHECK(td_pack_row(&pack, 39, row, &label) == TD_OK && label == 1);
+    CHECK(td_pack_sample(&pack, 0, row, values, &label, &weight) == TD_E_RANGE);
     for (uint32_t size = 0; size < sizeof golden; size++) {
         uint8_t *cut = malloc(size + 1u); /* so that a read past the end is noticed */
         if (!cut) abort();

@@ -41,6 +41,19 @@ static bool read_all(td_pack *pack)
     return true;
 }
 
+/* Opened without its samples: rows read all the same. */
+static bool reads_rows(const uint8_t *bytes, uint32_t size, bool opened)
+{
+    static int32_t row[MAX_FEATURES];
+    td_pack pack;
+    if (td_pack_open_rows(&pack, bytes, size) != TD_OK) return !opened;
+    if (pack.archive || pack.n_features > MAX_FEATURES || (uint64_t)pack.n_rows * pack.n_features > MAX_VALUES) return true;
+    for (uint32_t i = 0; i < pack.n_rows; i++) {
+        if (td_pack_row(&pack, i, row, NULL) != TD_OK) return false;
+    }
+    return true;
+}
+
 static bool runs(const td_model *model)
 {
     static uint8_t arena[MAX_ARENA] __attribute__((aligned(16)));
@@ -58,6 +71,7 @@ static bool opens(uint32_t magic, const uint8_t *bytes, uint32_t size, bool *sou
     bool is_pack = magic == TD_MAGIC_PACK;
     bool opened = (is_pack ? td_pack_open(&pack, exact, size) : td_model_open(&model, exact, size)) == TD_OK;
     *sound = !opened || (is_pack ? read_all(&pack) : runs(&model));
+    if (is_pack && !reads_rows(exact, size, opened)) *sound = false;
     free(exact);
     return opened;
 }

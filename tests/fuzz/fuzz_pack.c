@@ -113,6 +113,24 @@ static void draw(td_pack *pack, int32_t *row, float *values)
     }
 }
 
+/* Opened without its samples: rows read, and there is no sample. */
+static void rows_alone(const uint8_t *bytes, uint32_t size, bool whole)
+{
+    td_pack pack;
+    uint32_t first, count;
+    int status = td_pack_open_rows(&pack, bytes, size);
+    require(!whole || status == TD_OK);
+    if (status != TD_OK) return;
+    require(td_pack_sample_rows(&pack, 0, &first, &count) == TD_E_RANGE);
+    require(td_pack_attach(&pack, NULL, 0) == TD_E_STATE);
+    if (pack.archive || (uint64_t)pack.n_rows * pack.n_features >= MAX_VALUES) return;
+    int32_t *row = malloc(pack.n_features * sizeof *row);
+    require(row != NULL);
+    read_rows(&pack, row);
+    read_cached(&pack, row);
+    free(row);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     td_pack pack;
@@ -120,7 +138,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     require(bytes != NULL && size <= UINT32_MAX);
     memcpy(bytes, data, size);
     repair(TD_MAGIC_PACK, bytes, (uint32_t)size);
-    if (td_pack_open(&pack, bytes, (uint32_t)size) == TD_OK && (uint64_t)pack.n_rows * pack.n_features < MAX_VALUES) {
+    bool whole = td_pack_open(&pack, bytes, (uint32_t)size) == TD_OK;
+    rows_alone(bytes, (uint32_t)size, whole);
+    if (whole && (uint64_t)pack.n_rows * pack.n_features < MAX_VALUES) {
         int32_t *row = malloc(pack.n_features * sizeof *row);
         float *values = malloc(pack.n_features * sizeof *values);
         uint32_t archived = td_pack_archive_size(&pack);

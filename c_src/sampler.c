@@ -1,58 +1,6 @@
 /* The sampler: which sample or row an epoch shows next, of the training set and the replay set. */
 #include "parts.h"
 
-/* ----------------------------------------------------------------- samples */
-
-int td_pack_sample_rows(const td_pack *pack, uint32_t sample, uint32_t *first, uint32_t *count)
-{
-    if (sample >= pack->n_samples) return TD_E_RANGE;
-    if (td_samples_listed(pack)) {
-        *first = td_listed_start(pack, sample);
-        *count = (sample + 1u < pack->n_samples ? td_listed_start(pack, sample + 1u) : pack->n_rows) - *first;
-        return TD_OK;
-    }
-    uint32_t byte = 0;
-    for (uint32_t ones; (ones = td_count_bits(pack->starts[byte])) <= sample; byte++) sample -= ones;
-    uint32_t row = byte * 8u;
-    for (;; row++) { /* the (sample + 1)-th start bit from this byte on */
-        if (td_starts_sample(pack, row) && sample-- == 0) break;
-    }
-    *first = row;
-    for (row++; row < pack->n_rows && !td_starts_sample(pack, row); row++) continue;
-    *count = row - *first;
-    return TD_OK;
-}
-
-int td_pack_sample(td_pack *pack, uint32_t sample, int32_t *row, float *values, uint32_t *label, float *weight)
-{
-    uint32_t first, count;
-    /* Added, and negated as an integer: so boards need no routine for differences of floats. */
-    float minus_zero = -(float)pack->zero_point; /* exact, and no choice: some assemblers know no conditional vcvt */
-    int status = td_pack_sample_rows(pack, sample, &first, &count);
-    for (uint32_t i = 0; status == TD_OK && i < count; i++) {
-        status = td_pack_stored_row(pack, first + i, row, label);
-        for (uint32_t f = 0; status == TD_OK && f < pack->n_features; f++) {
-            float value = (float)row[f] + minus_zero;
-            values[f] = i == 0 ? value : values[f] + value;
-        }
-    }
-    if (status != TD_OK) return status;
-    float factor = pack->scale / (float)count;
-    for (uint32_t f = 0; f < pack->n_features; f++) values[f] *= factor;
-    *weight = pack->weights ? td_get_f32(pack->weights + 4u * (size_t)sample) : (float)count;
-    return TD_OK;
-}
-
-float td_pack_total_weight(const td_pack *pack)
-{
-    if (!pack->weights) return (float)pack->n_rows;
-    float total = 0.0f;
-    for (uint32_t i = 0; i < pack->n_samples; i++) total += td_get_f32(pack->weights + 4u * (size_t)i);
-    return total;
-}
-
-/* ----------------------------------------------------------------- sampler */
-
 uint32_t td_sampler_size(const td_sampler *sampler)
 {
     return sampler->n_train + sampler->n_replay;
@@ -89,7 +37,7 @@ static int sample_weight(td_pack *pack, uint32_t sample, float *weight)
     uint32_t first, count;
     int status = td_pack_sample_rows(pack, sample, &first, &count);
     if (status != TD_OK) return status;
-    *weight = pack->weights ? td_get_f32(pack->weights + 4u * (size_t)sample) : (float)count;
+    *weight = td_sample_weight(pack, sample, count);
     return TD_OK;
 }
 
@@ -156,7 +104,7 @@ static int draw_row(td_pack *pack, uint32_t sample, uint32_t key, int32_t *row, 
     uint32_t first, count;
     int status = td_pack_sample_rows(pack, sample, &first, &count);
     if (status != TD_OK) return status;
-    *weight = pack->weights ? td_get_f32(pack->weights + 4u * (size_t)sample) : (float)count;
+    *weight = td_sample_weight(pack, sample, count);
     return get_row(pack, first + mix(key + sample) % count, row, x, label);
 }
 
