@@ -34,7 +34,7 @@ bool td_padded(const uint8_t *block, uint32_t n_bits)
 
 /* The next block, of `count` fields of n_bits, below 2^18 each: NULL, and so from then on, when it is not there, has 2^32
  * bits or more, or is not padded with zeros. */
-static const uint8_t *take(blocks *in, uint32_t count, uint32_t n_bits)
+static const uint8_t *take_block(blocks *in, uint32_t count, uint32_t n_bits)
 {
     const uint8_t *block = in->at;
     uint32_t bits = count * n_bits, size = (bits >> 3) + ((bits & 7u) != 0);
@@ -79,8 +79,8 @@ TD_NOINLINE static void place_keys(const td_pack *pack, blocks *in, td_part *par
 {
     uint32_t bit_bits = td_log2up(pack->width), n_bytes = (td_log2up(pack->n_features) + bit_bits + 7u) / 8u;
     if (n_bytes == 0) n_bytes = 1;
-    take(in, part->n_key, 8u * n_bytes);
-    part->index = take(in, CODE_BITS_FIELD, 1);
+    take_block(in, part->n_key, 8u * n_bytes);
+    part->index = take_block(in, CODE_BITS_FIELD, 1);
     if (!part->index) return;
     uint32_t code_bits = td_word(part->index);
     if (code_bits > MAX_CODE_BITS) in->at = NULL;
@@ -88,8 +88,8 @@ TD_NOINLINE static void place_keys(const td_pack *pack, blocks *in, td_part *par
     part->place_bytes = (uint8_t)n_bytes;
     part->last_place = part->index - n_bytes;
     part->start_bits = (uint8_t)td_log2up(code_bits + 1u);
-    take(in, (part->n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK, index_field_bits(part));
-    part->codes = take(in, code_bits, 1);
+    take_block(in, (part->n_rows + TD_KEY_BLOCK - 1u) / TD_KEY_BLOCK, index_field_bits(part));
+    part->codes = take_block(in, code_bits, 1);
 }
 
 const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_row, td_part *part)
@@ -114,16 +114,16 @@ const uint8_t *td_part_open(const td_pack *pack, uint32_t index, uint32_t first_
     part->offsets = part->dictionary = NULL;
     if (offset > pack->data_size) return NULL;
     blocks in = {pack->data + offset, pack->data_size - offset};
-    part->plan = take(&in, pack->n_features, td_part_plan_bits(pack, part));
-    if (td_part_has(part, TD_PART_OFFSETS)) part->offsets = take(&in, pack->n_features, pack->width);
+    part->plan = take_block(&in, pack->n_features, td_part_plan_bits(pack, part));
+    if (td_part_has(part, TD_PART_OFFSETS)) part->offsets = take_block(&in, pack->n_features, pack->width);
     if (td_part_has(part, TD_PART_DICTIONARY)) {
-        part->dictionary = take(&in, pack->n_features, 16);
+        part->dictionary = take_block(&in, pack->n_features, 16);
         if (!part->dictionary) return NULL;
-        take(&in, td_part_entries(pack, part), pack->width);
+        take_block(&in, td_part_entries(pack, part), pack->width);
     }
-    part->bases = take(&in, part->n_bases, td_part_base_bits(pack, part));
+    part->bases = take_block(&in, part->n_bases, td_part_base_bits(pack, part));
     if (part->n_key) place_keys(pack, &in, part);
-    part->rows = take(&in, part->n_rows, part->row_bits);
+    part->rows = take_block(&in, part->n_rows, part->row_bits);
     return in.at;
 }
 
