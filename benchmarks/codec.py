@@ -26,12 +26,12 @@ import zstandard
 from marks import fill
 
 from tinydream._native import ffi, lib
-from tinydream.keys import plan_sorted
-from tinydream.packing import choose_transforms, pack, plan_bits, plan_part, published_size
-from tinydream.packs import Pack
-from tinydream.reduction import LARGE, unsigned_rows
-from tinydream.table import Table, table_from_arrays
-from tinydream.transforms import apply_transforms
+from tinydream.packs.keys import plan_sorted
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import choose_transforms, pack, plan_bits, plan_part, published_size
+from tinydream.packs.reduction import LARGE, unsigned_rows
+from tinydream.packs.transforms import apply_transforms
+from tinydream.tables.table import Table, table_from_arrays
 
 N_FLIGHTS = 100_000
 N_RANDOM = 20_000

@@ -27,9 +27,9 @@ from emulated import build_program, code_size, run
 from finetune import fine_tune
 from marks import fill
 
-from tinydream import compiler, model
 from tinydream._native import ffi, lib
 from tinydream.files import atomic_write
+from tinydream.models import compiler, model
 
 HERE = Path(__file__).resolve().parent
 MODELS = Path(os.environ.get("TINYDREAM_MODELS", HERE.parent.parent / "shared" / "models"))

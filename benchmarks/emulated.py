@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinydream import boards, build, resources
+from tinydream import resources
+from tinydream.devices import boards, build
 
 BOARD = boards.board("an386")
 HELIUM = boards.board("an547")

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import zstandard
 from marks import fill
 
-from tinydream.images import ImageOptions
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.table import Table, table_from_arrays
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.tables.images import ImageOptions
+from tinydream.tables.table import Table, table_from_arrays
 
 
 def digits() -> Table:

@@ -20,11 +20,11 @@ import codec
 import numpy as np
 from marks import fill
 
+from tinydream.cli.plots import AFTER, FULL, _png, _pyplot
 from tinydream.files import atomic_write
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.plots import AFTER, FULL, _png, _pyplot
-from tinydream.table import Table, table_from_arrays
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.tables.table import Table, table_from_arrays
 
 FEWEST_ROWS, MOST_ROWS = 10_000, 10_240_000
 FEWEST_FEATURES, MOST_FEATURES, N_WINDOWS = 16, 4_096, 2_000

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from marks import fill
 
-from tinydream import boards, build, journey, litert
-from tinydream.console import Console
-from tinydream.demo import DemoOptions, Wearer, prepare, run_on_board
+from tinydream.cli.console import Console
+from tinydream.cli.demo import DemoOptions, Wearer, prepare, run_on_board
+from tinydream.devices import boards, build, journey
+from tinydream.devices.planner import plan
 from tinydream.files import atomic_write
-from tinydream.packing import pack, published_size
-from tinydream.packs import Pack
-from tinydream.planner import plan
-from tinydream.table import Table
-from tinydream.train import TrainConfig, Trainer
+from tinydream.models import litert
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack, published_size
+from tinydream.tables.table import Table
+from tinydream.training.train import TrainConfig, Trainer
 
 N_EMBEDDINGS = 20  # test windows whose embedding is read back from the board
 

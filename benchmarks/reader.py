@@ -28,11 +28,11 @@ from emulated import build_program, code_size, link, run
 from marks import fill
 
 from tinydream._native import lib
-from tinydream.console import Console
-from tinydream.demo import DemoOptions, Wearer, prepare
+from tinydream.cli.console import Console
+from tinydream.cli.demo import DemoOptions, Wearer, prepare
 from tinydream.files import atomic_write
-from tinydream.packing import pack
-from tinydream.packs import Pack
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
 
 HERE = Path(__file__).resolve().parent
 N_RANDOM = 4096

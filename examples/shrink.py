@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import tinydream as td
+from tinydream.cli.plots import draw_curves
 from tinydream.files import atomic_write
-from tinydream.plots import draw_curves
 
 PER_CLASS = (1, 2, 4, 8, 16)
 METHODS = ("variance", "entrogede", "random")

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from models import demo_model
 
-from tinydream import boards, build, device, link, resources
-from tinydream.compiler import compile_model
-from tinydream.model import Model
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.table import table_from_arrays
+from tinydream import resources
+from tinydream.devices import boards, build, device, link
+from tinydream.models.compiler import compile_model
+from tinydream.models.model import Model
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.tables.table import table_from_arrays
 
 PATIENCE = 60.0  # a request on a busy machine
 

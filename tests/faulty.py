@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tinydream._native import ffi, lib
-from tinydream.link import Link, Transport
+from tinydream.devices.link import Link, Transport
 
 UP, DOWN = "to the board", "to the host"
 # drop: byte N is lost. corrupt: some of its bits flip. zero: it becomes a delimiter. repeat: it comes twice. echo: it

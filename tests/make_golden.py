@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from tinydream._native import check, ffi, lib, view
-from tinydream.compiler import compile_model
-from tinydream.images import ImageOptions
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.sources import series
-from tinydream.table import Table, table_from_arrays, table_from_columns
+from tinydream.models.compiler import compile_model
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.tables.images import ImageOptions
+from tinydream.tables.sources import series
+from tinydream.tables.table import Table, table_from_arrays, table_from_columns
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

@@ -161,7 +161,7 @@ def random_network(seed: int) -> Callable[[Any], Any]:
 
 def requantised(tflite: bytes, seed: int, outputs: bool = True) -> bytes:
     """The same file with random scales and zero points of its activations (of inputs only: keeps the outputs')."""
-    from tinydream.graph import read_graph
+    from tinydream.models.graph import read_graph
 
     random, content, graph = np.random.default_rng(seed), bytearray(tflite), read_graph(tflite)
     for tensor in graph.tensors:

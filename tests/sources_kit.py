@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from tflite_builder import Builder
 
-from tinydream.compiler import compile_model
-from tinydream.model import Model
+from tinydream.models.compiler import compile_model
+from tinydream.models.model import Model
 
 
 def write_images(folder: Path, n: int, side: int = 8, colour: bool = True, seed: int = 0) -> Path:

@@ -10,8 +10,8 @@ import numpy as np
 from models import reference
 from tflite_builder import NONE, RELU, RELU6, SAME, VALID, Builder
 
-from tinydream.model import Model, TailLayer
-from tinydream.tail import stored_filters
+from tinydream.models.model import Model, TailLayer
+from tinydream.models.tail import stored_filters
 
 _FIXED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0), "SOFTMAX": (1 / 256, -128)}
 FUNCTIONS = ("RELU", "RELU6", "LEAKY_RELU", "HARD_SWISH", "LOGISTIC", "TANH")
@@ -169,7 +169,7 @@ def kinds(model: Model) -> Counter[str]:
 
 def stored_parameters(model: Model) -> list[tuple[np.ndarray, np.ndarray]]:
     """Real filters (n, values) and biases of each layer with some, as the file has them."""
-    from tinydream.compiler import Compiler
+    from tinydream.models.compiler import Compiler
 
     checked = Compiler(model.graph)
     found = []

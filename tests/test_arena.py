@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import convert, moving_network, real_model, run_reference
 
-from tinydream.arena import ARENA_MULTIPLE, Block, Plan, _Search, plan_arena
-from tinydream.compiler import compile_model
-from tinydream.model import Model
+from tinydream.models.arena import ARENA_MULTIPLE, Block, Plan, _Search, plan_arena
+from tinydream.models.compiler import compile_model
+from tinydream.models.model import Model
 
 
 @st.composite

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tinydream import boards, build, device, emulator, flashing, link, resources
-from tinydream.build import Firmware
+from tinydream import resources
+from tinydream.devices import boards, build, device, emulator, flashing, link
+from tinydream.devices.build import Firmware
 from tinydream.errors import UsageError
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from board_kit import firmware, patched
 
-from tinydream import boards, build, resources
+from tinydream import resources
+from tinydream.devices import boards, build
 from tinydream.errors import UsageError
 
 CROSS = ("microbit", "an386")

@@ -21,12 +21,12 @@ import pytest
 from spec_reader import read_sections, read_tdz
 
 import tinydream as td
-from tinydream import cli
 from tinydream._native import lib
+from tinydream.cli import commands as cli
 from tinydream.files import write_sections
-from tinydream.inspection import bit_plan, compare, native_rows, plan_lines, verify
-from tinydream.packs import open_pack
-from tinydream.table import table_from_arrays
+from tinydream.packs.inspection import bit_plan, compare, native_rows, plan_lines, verify
+from tinydream.packs.pack import open_pack
+from tinydream.tables.table import table_from_arrays
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 NAMES = ["masks.tdz", "offsets.tdz", "replay.tdz", "wide.tdz", "keys.tdz", "one.tdz", "fields.tdz", "windows.tdz"]
@@ -52,7 +52,7 @@ def test_a_plan_s_entropies_are_the_formula() -> None:
         bits = [rows[:, f] - rows.min() >> shift & 1 for shift in range(width - 1, -1, -1)]
         np.testing.assert_allclose(plan.entropy[f], [entropy(bit) for bit in bits], atol=1e-12)
     assert not plan.key.any() and set(plan.base.ravel()) <= {0.0, 1.0}
-    header_bits = 3 * width - int(made.native.part.deviation_bits)
+    header_bits = 3 * width + int(made.native.part.id_bits) - int(made.native.part.row_bits)
     assert plan.base.sum() == header_bits
     text = plan_lines(plan, made.names)
     assert len(text) == 2 + 3 and text[2].startswith("x0") and text[2].split()[1].count(".") >= width - 4
@@ -179,7 +179,7 @@ def test_what_is_unpacked_does_not_depend_on_the_pieces(
 ) -> None:
     suffixes, source = ("npy", "labels.npy", "csv", "parquet"), str(GOLDEN / "masks.tdz")
     for name, rows in (("whole", 65536), ("pieces", 7)):
-        monkeypatch.setattr("tinydream.unpacking.PIECE", rows)
+        monkeypatch.setattr("tinydream.packs.unpacking.PIECE", rows)
         for suffix in ("npy", "csv", "parquet"):
             run(capsys, "unpack", source, "-o", str(tmp_path / f"{name}.{suffix}"))
     for suffix in suffixes[:3]:
@@ -188,14 +188,14 @@ def test_what_is_unpacked_does_not_depend_on_the_pieces(
 
     assert parquet.read_table(tmp_path / "whole.parquet").equals(parquet.read_table(tmp_path / "pieces.parquet"))
     (tmp_path / "t.csv").write_text("old")
-    monkeypatch.setattr("tinydream.unpacking.cells", lambda column: 1 / 0)
+    monkeypatch.setattr("tinydream.packs.unpacking.cells", lambda column: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["unpack", source, "-o", str(tmp_path / "t.csv")])
     assert (tmp_path / "t.csv").read_text() == "old" and len(list(tmp_path.iterdir())) == 9
 
 
 def test_large_packs_are_not_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("tinydream.cli_packs.MOST_COMPARED", 239)  # 40 rows of 6
+    monkeypatch.setattr("tinydream.cli.pack_commands.MOST_COMPARED", 239)  # 40 rows of 6
     assert cli.main(["inspect", str(GOLDEN / "masks.tdz")]) == 0
     assert "more than 239 values: not compared" in capsys.readouterr().out
 
@@ -325,7 +325,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 def test_being_asked_to_end_leaves_nothing_half_done(tmp_path: Path) -> None:
     """The process writes into the temporary file, says so, and waits to be ended."""
-    code = ("import sys, time; sys.argv = ['tinydream', 'boards']; import tinydream.cli as cli\n"
+    code = ("import sys, time; sys.argv = ['tinydream', 'boards']; import tinydream.cli.commands as cli\n"
             "from tinydream.files import atomic_stream\n"
             "def run(arguments):\n"
             "    with atomic_stream('x.tdz') as stream:\n"
@@ -355,7 +355,7 @@ def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_structured_rows_as_npy(tmp_path: Path) -> None:
-    from tinydream.unpacking import unpack
+    from tinydream.packs.unpacking import unpack
 
     made = td.pack(td.table_from_columns({"a": [1, 2], "b": ["x", "yy"], "y": [0.5, 1.5]}, label="y"))
     assert [path.name for path in unpack(made, tmp_path / "t.npy")] == ["t.npy", "t.labels.npy"]
@@ -428,7 +428,7 @@ def test_torch_is_named_when_it_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_pack_goes_to_another_process(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_pack(mixed)
-    monkeypatch.setattr("tinydream.packs.MAPPED", 0)
+    monkeypatch.setattr("tinydream.packs.pack.MAPPED", 0)
     for made in (opened, open_pack(mixed)):  # in memory, and mapped from the disk
         again = pickle.loads(pickle.dumps(made))
         assert again.source == made.source and again[:].tolist() == made[:].tolist()

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import tinydream as td
-from tinydream import cli, litert, wearables
+from tinydream.cli import commands as cli
+from tinydream.cli import wearables
+from tinydream.models import litert
 
 FACTS = {
     "board", "emulator", "wearer", "mode", "n_train_samples", "n_replay_samples", "bytes_raw_float32", "bytes_packed",

@@ -26,13 +26,13 @@ from board_kit import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinydream import boards, build, device, link
 from tinydream._native import ffi, lib
-from tinydream.emulator import Emulator, detached, spawn_detached, stop_detached
+from tinydream.devices import boards, build, device, link
+from tinydream.devices.emulator import Emulator, detached, spawn_detached, stop_detached
 from tinydream.errors import BoardError, BudgetError, DataError, LinkError, UsageError
-from tinydream.packing import pack
-from tinydream.table import table_from_arrays
-from tinydream.train import TrainConfig, Trainer
+from tinydream.packs.packing import pack
+from tinydream.tables.table import table_from_arrays
+from tinydream.training.train import TrainConfig, Trainer
 
 EMULATED = ("host", "microbit", "an386", "an547")
 CONFIG = TrainConfig(epochs=3, replay=0.5, seed=7)

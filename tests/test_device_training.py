@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from board_kit import connect, firmware, model, packs, smaller, windows
 
-from tinydream import boards, device
 from tinydream._native import lib
-from tinydream.emulator import Emulator
+from tinydream.devices import boards, device
+from tinydream.devices.emulator import Emulator
+from tinydream.devices.planner import plan
 from tinydream.errors import BoardError, BudgetError, DataError
-from tinydream.planner import plan
-from tinydream.train import TrainConfig, Trainer
+from tinydream.training.train import TrainConfig, Trainer
 
 SETTINGS: list[dict[str, Any]] = [
     {"optimizer": "momentum", "batch": 5, "l2": 0.1, "mode": "full"},

@@ -16,11 +16,11 @@ import pytest
 from board_kit import connect
 from models import convert, random_network
 
-from tinydream import boards, build, emulator
-from tinydream.compiler import compile_model
-from tinydream.device import Device
-from tinydream.graph import read_graph
-from tinydream.model import Model
+from tinydream.devices import boards, build, emulator
+from tinydream.devices.device import Device
+from tinydream.models.compiler import compile_model
+from tinydream.models.graph import read_graph
+from tinydream.models.model import Model
 
 AN386, AN547 = boards.board("an386"), boards.board("an547")
 BOARDS = {

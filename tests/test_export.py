@@ -20,11 +20,11 @@ import pytest
 from models import demo_model, dense_model, real_model
 
 import tinydream as td
-from tinydream import cli
 from tinydream._native import check, ffi, lib
-from tinydream.compiler import compile_model
+from tinydream.cli import commands as cli
 from tinydream.errors import FormatError, UnsupportedModelError
-from tinydream.model import Model
+from tinydream.models.compiler import compile_model
+from tinydream.models.model import Model
 
 
 @dataclasses.dataclass(frozen=True)

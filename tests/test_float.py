@@ -11,10 +11,11 @@ import pytest
 from models import real_model, run_reference
 from tflite_builder import NONE, RELU, RELU6, RELU_N1_TO_1, SAME, VALID, Builder
 
-from tinydream import boards, cli, journey
-from tinydream.compiler import compile_model
+from tinydream.cli import commands as cli
+from tinydream.devices import boards, journey
+from tinydream.devices.planner import plan
 from tinydream.errors import FormatError, UnsupportedModelError
-from tinydream.planner import plan
+from tinydream.models.compiler import compile_model
 
 TOLERANCE = 1e-5  # of the largest magnitude in the tensor: sums cancel, in any order
 

@@ -17,8 +17,8 @@ import spec_reader
 from make_golden import GOLDEN, crc, golden_files, golden_packs
 from models import run_reference
 
-from tinydream.compiler import compile_model
-from tinydream.packs import Pack
+from tinydream.models.compiler import compile_model
+from tinydream.packs.pack import Pack
 
 # Those of the packs are in test_packs.py; rows.txt follows from them.
 HASHES = {

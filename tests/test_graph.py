@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import PROJECT, demo_model, real_model, renamed_operator
 
-from tinydream.compiler import compile_model
 from tinydream.errors import FormatError, TinyDreamError, UnsupportedModelError, UsageError
-from tinydream.graph import read_graph
+from tinydream.models.compiler import compile_model
+from tinydream.models.graph import read_graph
 
 
 def test_what_a_graph_holds() -> None:

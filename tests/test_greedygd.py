@@ -12,9 +12,9 @@ from test_reduction import bit_rows, n_distinct
 
 from tinydream._native import ffi, lib, view
 from tinydream.errors import CoreError
-from tinydream.packing import pack, plan_bits, published_size
-from tinydream.reduction import condense, condense_published
-from tinydream.table import table_from_arrays
+from tinydream.packs.packing import pack, plan_bits, published_size
+from tinydream.packs.reduction import condense, condense_published
+from tinydream.tables.table import table_from_arrays
 
 QUICK = settings(max_examples=80, deadline=None)
 Bits = list[tuple[int, int]]

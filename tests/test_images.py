@@ -20,14 +20,14 @@ from spec_images import read_image
 from spec_reader import read_tdz
 
 from tinydream._native import ffi, lib, view
-from tinydream.cli import main
+from tinydream.cli.commands import main
 from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
-from tinydream.images import FREQUENCIES, GAINS, ImageOptions, psnr, read_images, transforms
-from tinydream.inspection import compare
-from tinydream.packing import pack
-from tinydream.packs import Pack, open_pack
-from tinydream.table import Table, table_from_arrays
+from tinydream.packs.inspection import compare
+from tinydream.packs.pack import Pack, open_pack
+from tinydream.packs.packing import pack
+from tinydream.tables.images import FREQUENCIES, GAINS, ImageOptions, psnr, read_images, transforms
+from tinydream.tables.table import Table, table_from_arrays
 
 QUICK = settings(max_examples=60, deadline=None)
 INT32 = st.integers(-(2**31), 2**31 - 1)

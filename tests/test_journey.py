@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from models import demo_model
 
-from tinydream import device, journey, litert
-from tinydream.compiler import compile_model
+from tinydream.devices import device, journey
 from tinydream.errors import BoardError, DataError
-from tinydream.table import Table, table_from_arrays
-from tinydream.train import TrainConfig, Trainer
+from tinydream.models import litert
+from tinydream.models.compiler import compile_model
+from tinydream.tables.table import Table, table_from_arrays
+from tinydream.training.train import TrainConfig, Trainer
 
 
 @pytest.fixture(scope="module")

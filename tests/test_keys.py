@@ -10,12 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_reduction import bit_rows
 
-from tinydream import keys
 from tinydream._native import ffi, lib, view
-from tinydream.keys import KeyPlan, encode_sorted, plan_sorted
-from tinydream.packing import pack, plan_part
-from tinydream.table import table_from_arrays
-from tinydream.wearables import load_recordings
+from tinydream.cli.wearables import load_recordings
+from tinydream.packs import keys
+from tinydream.packs.keys import KeyPlan, encode_sorted, plan_sorted
+from tinydream.packs.packing import pack, plan_part
+from tinydream.tables.table import table_from_arrays
 
 QUICK = settings(max_examples=100, deadline=None)
 

@@ -21,9 +21,9 @@ import ctypes, json, sys
 counter = ctypes.CDLL("./counter.so", ctypes.RTLD_GLOBAL)
 n_blocks = ctypes.c_ulonglong.in_dll(counter, "n_blocks")
 import numpy as np
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.table import table_from_arrays
+from tinydream.packs.packing import pack
+from tinydream.packs.pack import Pack
+from tinydream.tables.table import table_from_arrays
 
 def counted(call):
     before = n_blocks.value

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinydream._native import ffi, lib
+from tinydream.devices.link import MAX_PAYLOAD, Link, SessionLost, connect
 from tinydream.errors import LinkError, UsageError
-from tinydream.link import MAX_PAYLOAD, Link, SessionLost, connect
 
 SESSION = [b"hello", b"", b"\0\0\1\0", b"write 0", b"write 1"]
 payloads = st.binary(max_size=MAX_PAYLOAD) | st.integers(0, MAX_PAYLOAD).map(lambda n: b"\x55" * n)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from models import PROJECT, convert, demo_model, dense_model, moving_model, random_network, real_model, run_reference
 
 from tinydream import _native
-from tinydream.compiler import compile_model
 from tinydream.errors import DataError
 from tinydream.files import write_sections
-from tinydream.fixedpoint import quantize_multiplier
-from tinydream.model import Model
+from tinydream.models.compiler import compile_model
+from tinydream.models.fixedpoint import quantize_multiplier
+from tinydream.models.model import Model
 
 
 def random_inputs(model: Model, n: int, seed: int) -> np.ndarray:

@@ -17,12 +17,12 @@ from models import PROJECT, run_reference
 from test_model import sections_of, try_tdm
 from tflite_builder import Builder
 
-from tinydream import journey
 from tinydream._native import ffi, lib
-from tinydream.compiler import compile_model
+from tinydream.devices import journey
 from tinydream.errors import TinyDreamError, UnsupportedModelError
 from tinydream.files import write_sections
-from tinydream.model import Model
+from tinydream.models.compiler import compile_model
+from tinydream.models.model import Model
 
 Random = np.random.Generator
 

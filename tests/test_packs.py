@@ -25,9 +25,9 @@ from tinydream import files
 from tinydream._native import ffi, lib, view
 from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
-from tinydream.packing import pack, published_size
-from tinydream.packs import Pack, open_pack
-from tinydream.table import Table, table_from_arrays
+from tinydream.packs.pack import Pack, open_pack
+from tinydream.packs.packing import pack, published_size
+from tinydream.tables.table import Table, table_from_arrays
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 QUICK = settings(max_examples=100, deadline=None)
@@ -285,7 +285,7 @@ def test_an_archive_holds_the_same_rows(table: Table, replay: bool, data: st.Dat
 
 def test_an_archive_of_several_blocks_and_many_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(5)
-    monkeypatch.setattr("tinydream.archive.BLOCK", 100)
+    monkeypatch.setattr("tinydream.packs.archive.BLOCK", 100)
     first = random.integers(0, 50, (450, 20))
     rows = np.column_stack((first, first[:, 3] * 7 - 2, first[:, 4] - first[:, 5]))
     table = table_from_arrays(rows, random.integers(0, 2, 450))
@@ -376,7 +376,7 @@ def test_large_tables_lose_nothing_but_their_order(
     if rows.dtype != bool:
         rows[:: repeats + 1, 0] ^= 1
     with monkeypatch.context() as patch:
-        patch.setattr("tinydream.packing.LARGE", 0)
+        patch.setattr("tinydream.packs.packing.LARGE", 0)
         made = pack(table_from_arrays(rows, labels, classes=table.n_classes), per_class=per_class)
     assert multiset(made[:], made.labels) == multiset(rows, labels)
     assert np.array_equal(np.array([made[i] for i in reversed(range(len(made)))])[::-1], made[:])
@@ -390,7 +390,7 @@ def test_sorted_rows_are_smaller_and_their_samples_are_cells(monkeypatch: pytest
     rows = np.random.default_rng(3).normal(0, 40, (3000, 4)).astype(np.int16)
     rows[:, 3] = rows[:, 3] // 20 * 321
     plain = pack(table_from_arrays(rows, None))
-    monkeypatch.setattr("tinydream.packing.LARGE", 2999)
+    monkeypatch.setattr("tinydream.packs.packing.LARGE", 2999)
     made = pack(table_from_arrays(rows, None))
     assert keyed(made) == [lib.TD_PART_KEYS] and keyed(plain) == [0]
     # log2(3000!) / 3000 is 10 bits a row; the index and codes that are not ideal take some of it back.
@@ -402,7 +402,7 @@ def test_sorted_rows_are_smaller_and_their_samples_are_cells(monkeypatch: pytest
 
 def test_large_tables_of_wide_rows_keep_bases_where_they_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(4)
-    monkeypatch.setattr("tinydream.packing.LARGE", 199)
+    monkeypatch.setattr("tinydream.packs.packing.LARGE", 199)
     rows = random.integers(0, 2, (4, 600))[random.integers(0, 4, 200)]
     made = pack(table_from_arrays(rows, None), per_class=3)
     assert keyed(made) == [0] and made.n_samples <= 3

@@ -11,13 +11,14 @@ import pytest
 from models import demo_model, dense_model, moving_model, real_model
 
 import tinydream
-from tinydream import boards, cli
-from tinydream.compiler import compile_model
-from tinydream.emulator import Emulator
+from tinydream.cli import commands as cli
+from tinydream.devices import boards
+from tinydream.devices.emulator import Emulator
+from tinydream.devices.planner import plan
+from tinydream.devices.surveys import Candidate
 from tinydream.errors import BudgetError, DataError
-from tinydream.planner import plan
-from tinydream.surveys import Candidate
-from tinydream.train import TrainConfig
+from tinydream.models.compiler import compile_model
+from tinydream.training.train import TrainConfig
 
 
 def test_a_plan_adds_up_and_fits() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinydream import litert, sources
+from tinydream.models import litert
+from tinydream.tables import sources
 
 ROOT = Path(__file__).parent.parent
 

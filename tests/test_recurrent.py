@@ -11,14 +11,14 @@ from test_model import sections_of, try_tdm
 from test_operators import number, values
 from tflite_builder import Builder
 
-from tinydream import journey
 from tinydream._native import ffi, lib
-from tinydream.compiler import compile_model
+from tinydream.devices import journey
 from tinydream.errors import DataError, UnsupportedModelError
 from tinydream.files import write_sections
-from tinydream.model import Model
-from tinydream.packing import pack
-from tinydream.table import table_from_arrays
+from tinydream.models.compiler import compile_model
+from tinydream.models.model import Model
+from tinydream.packs.packing import pack
+from tinydream.tables.table import table_from_arrays
 
 
 def assert_exact(tflite: bytes, seed: int, n: int = 6) -> Model:

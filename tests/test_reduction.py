@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tinydream._native import ffi, lib, view
 from tinydream.errors import DataError, UsageError
-from tinydream.reduction import condense, reduce, unsigned_rows
-from tinydream.table import Table, table_from_arrays
+from tinydream.packs.reduction import condense, reduce, unsigned_rows
+from tinydream.tables.table import Table, table_from_arrays
 
 QUICK = settings(max_examples=80, deadline=None)
 
@@ -295,7 +295,7 @@ def test_large_tables_take_the_published_rule(monkeypatch: pytest.MonkeyPatch) -
     table = table_from_arrays(rows, np.arange(200) % 3)
     ours, published = condense(table, 5), condense(table, 5, method="entrogede")
     assert not np.array_equal(ours, published)
-    monkeypatch.setattr("tinydream.reduction.LARGE", 199)
+    monkeypatch.setattr("tinydream.packs.reduction.LARGE", 199)
     assert np.array_equal(condense(table, 5), published)
-    monkeypatch.setattr("tinydream.reduction.LARGE", 200)
+    monkeypatch.setattr("tinydream.packs.reduction.LARGE", 200)
     assert np.array_equal(condense(table, 5), ours)

@@ -26,9 +26,9 @@ from models import (
 )
 
 import tinydream
-from tinydream import boards, cli, journey
 from tinydream._native import lib
-from tinydream.compiler import Compiler, compile_model
+from tinydream.cli import commands as cli
+from tinydream.devices import boards, journey
 from tinydream.errors import (
     BoardError,
     BudgetError,
@@ -38,8 +38,9 @@ from tinydream.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from tinydream.graph import read_graph
-from tinydream.model import Model
+from tinydream.models.compiler import Compiler, compile_model
+from tinydream.models.graph import read_graph
+from tinydream.models.model import Model
 
 RELU, QUANTIZE = 19, 114
 

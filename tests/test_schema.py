@@ -21,10 +21,10 @@ import tinydream as td
 from tinydream._native import lib
 from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.schema import Code, FieldPlanner, Lossy, Schema
-from tinydream.table import Column, Table, table_from_arrays, table_from_columns
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.tables.schema import Code, FieldPlanner, Lossy, Schema
+from tinydream.tables.table import Column, Table, table_from_arrays, table_from_columns
 
 QUICK = settings(max_examples=120, deadline=None)
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
@@ -110,7 +110,7 @@ def rows_of(found: tuple[Column, ...]) -> list[tuple[Any, ...]]:
 def test_columns_come_back(table: Table, large: bool, method: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if large:
-            patch.setattr("tinydream.packing.LARGE", 0)
+            patch.setattr("tinydream.packs.packing.LARGE", 0)
         made = pack(table, per_class=2, method=method)
     want = Counter(zip(rows_of((*table.columns, *table.targets)), table.labels.tolist(), strict=True))
     found = Counter(zip(rows_of((*made.columns(), *made.targets())), made.class_numbers.tolist(), strict=True))

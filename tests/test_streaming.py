@@ -15,12 +15,13 @@ import pytest
 from sources_kit import write_rows
 
 import tinydream as td
-from tinydream import chunked_files, cli, parts, streaming
+from tinydream.cli import commands as cli
 from tinydream.errors import DataError, TinyDreamError, UsageError
-from tinydream.inspection import verify
-from tinydream.packing import pack
-from tinydream.packs import Pack, open_pack
-from tinydream.streaming import pack_file
+from tinydream.packs.inspection import verify
+from tinydream.packs.pack import Pack, open_pack
+from tinydream.packs.packing import pack
+from tinydream.streams import chunked_files, parts, streaming
+from tinydream.streams.streaming import pack_file
 
 SMALL = 2**22
 
@@ -206,9 +207,9 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch:
 
 PEAK = """
 import json, sys, tracemalloc
-from tinydream.compiler import compile_model
-from tinydream.images import ImageOptions
-from tinydream.streaming import pack_file
+from tinydream.models.compiler import compile_model
+from tinydream.tables.images import ImageOptions
+from tinydream.streams.streaming import pack_file
 def memory(kind):  # of the process where the system tells (getrusage would count the parent's); else Python's own
     try:
         return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(kind))
@@ -271,7 +272,7 @@ def test_the_command_packs_what_is_too_large_piece_by_piece(tmp_path: Path, caps
 def test_large_packs_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = pack(td.table_from_arrays(np.arange(60).reshape(20, 3), np.arange(20) % 2))
     made.save(tmp_path / "t.tdz")
-    monkeypatch.setattr("tinydream.packs.MAPPED", 1)
+    monkeypatch.setattr("tinydream.packs.pack.MAPPED", 1)
     opened = open_pack(tmp_path / "t.tdz")
     assert type(opened.data).__name__ == "mmap" and np.array_equal(opened[:], made[:])
     opened.save(tmp_path / "u.tdz")

@@ -14,14 +14,14 @@ from sources_kit import network, network_file, write_images, write_waves
 from test_streaming import SMALL, peak_of
 
 import tinydream as td
-from tinydream import chunked_files, chunked_folders, parts, scanning
-from tinydream.cli import main
+from tinydream.cli.commands import main
 from tinydream.errors import DataError, UsageError
-from tinydream.images import ImageOptions, read_images
-from tinydream.inspection import verify
-from tinydream.packing import pack
-from tinydream.packs import Pack, open_pack
-from tinydream.streaming import pack_file, too_large
+from tinydream.packs.inspection import verify
+from tinydream.packs.pack import Pack, open_pack
+from tinydream.packs.packing import pack
+from tinydream.streams import chunked_files, chunked_folders, parts, scanning
+from tinydream.streams.streaming import pack_file, too_large
+from tinydream.tables.images import ImageOptions, read_images
 
 
 @pytest.fixture(autouse=True)

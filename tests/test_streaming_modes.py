@@ -16,13 +16,15 @@ from sources_kit import network, network_file, write_images, write_rows, write_w
 from test_streaming import SMALL, contents, peak_of
 
 import tinydream as td
-from tinydream import chunked_files, files, parts, reduction
+from tinydream import files
 from tinydream.errors import DataError, UsageError
-from tinydream.images import ImageOptions
-from tinydream.inspection import verify
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.streaming import pack_file
+from tinydream.packs import reduction
+from tinydream.packs.inspection import verify
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.streams import chunked_files, parts
+from tinydream.streams.streaming import pack_file
+from tinydream.tables.images import ImageOptions
 
 
 @pytest.fixture

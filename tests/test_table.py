@@ -23,9 +23,9 @@ from hypothesis.extra import numpy as hnp
 
 import tinydream as td
 from tinydream.errors import DataError, UsageError
-from tinydream.sources import read, series
-from tinydream.table import table_from_arrays, table_from_columns
-from tinydream.unpacking import unpack
+from tinydream.packs.unpacking import unpack
+from tinydream.tables.sources import read, series
+from tinydream.tables.table import table_from_arrays, table_from_columns
 
 CSV = "a,b,label\n1,2,sit\n3,4,run\n"
 ON_DISK = settings(max_examples=60, deadline=None, suppress_health_check=[
@@ -329,7 +329,7 @@ def test_types_do_not_depend_on_where_a_file_is_cut(tmp_path: Path, monkeypatch:
     text = "a,b,c\n1,x,2024-01-01\n2,,2024-01-02\n2.5,y,2024-01-02 03:04\n,z,\n"
     whole = read(write(tmp_path / "t.csv", text)).columns
     for rows in (1, 2, 3):
-        monkeypatch.setattr("tinydream.sources.READ_ROWS", rows)
+        monkeypatch.setattr("tinydream.tables.sources.READ_ROWS", rows)
         for one, other in zip(whole, read(tmp_path / "t.csv").columns, strict=True):
             assert one.values.dtype == other.values.dtype and one.values.tolist() == other.values.tolist()
             assert one.missing is other.missing or one.missing.tolist() == other.missing.tolist()

@@ -11,15 +11,15 @@ from models import run_reference
 from tail_networks import float_model, int8_model, kinds, learnt, replaced, stored_parameters, tf_gradient
 
 import tinydream as td
-from tinydream import boards, journey
 from tinydream._native import ffi, lib
-from tinydream.compiler import compile_model
+from tinydream.devices import boards, journey
 from tinydream.errors import DataError, UsageError
-from tinydream.graph import read_graph
-from tinydream.model import DTYPES, Model, TailLayer
-from tinydream.tail import plan_training
-from tinydream.train import TrainConfig, Trainer
-from tinydream.writeback import write_back
+from tinydream.models.compiler import compile_model
+from tinydream.models.graph import read_graph
+from tinydream.models.model import DTYPES, Model, TailLayer
+from tinydream.models.tail import plan_training
+from tinydream.models.writeback import write_back
+from tinydream.training.train import TrainConfig, Trainer
 
 
 class Steps:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tinydream._native import ffi, lib
 from tinydream.errors import CoreError, DataError, UsageError
 from tinydream.files import write_sections
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.table import table_from_arrays
-from tinydream.train import MODES, TrainConfig, Trainer, rates
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.tables.table import table_from_arrays
+from tinydream.training.train import MODES, TrainConfig, Trainer, rates
 
 BASES, FULL, STRATIFIED = range(3)
 QUICK = settings(max_examples=60, deadline=None)

@@ -14,12 +14,12 @@ from models import convert
 from test_train import QUICK, Steps, Tail, embedded, tails, trainer, unpack
 
 from tinydream._native import ffi, lib
-from tinydream.compiler import compile_model
 from tinydream.errors import CoreError, DataError, UsageError
-from tinydream.packing import pack
-from tinydream.table import table_from_arrays
-from tinydream.train import TrainConfig, Trainer, for_board, rates
-from tinydream.writeback import write_back
+from tinydream.models.compiler import compile_model
+from tinydream.models.writeback import write_back
+from tinydream.packs.packing import pack
+from tinydream.tables.table import table_from_arrays
+from tinydream.training.train import TrainConfig, Trainer, for_board, rates
 
 LOSSES = {"cross-entropy": lib.TD_LOSS_CROSS_ENTROPY, "mean-square": lib.TD_LOSS_MEAN_SQUARE}
 OPTIMIZERS = {"sgd": lib.TD_OPTIMIZER_SGD, "momentum": lib.TD_OPTIMIZER_MOMENTUM, "adam": lib.TD_OPTIMIZER_ADAM}

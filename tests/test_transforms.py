@@ -15,15 +15,15 @@ from make_golden import GOLDEN
 from spec_reader import read_tdz
 
 from tinydream._native import ffi, lib
-from tinydream.cli import main
+from tinydream.cli.commands import main
 from tinydream.errors import FormatError
 from tinydream.files import write_sections
-from tinydream.images import ImageOptions
-from tinydream.inspection import bit_plan, coded_names, transform_lines
-from tinydream.packing import pack
-from tinydream.packs import Pack
-from tinydream.table import Table, table_from_arrays
-from tinydream.transforms import Transform, apply_transforms, may_save, read_transforms
+from tinydream.packs.inspection import bit_plan, coded_names, transform_lines
+from tinydream.packs.pack import Pack
+from tinydream.packs.packing import pack
+from tinydream.packs.transforms import Transform, apply_transforms, may_save, read_transforms
+from tinydream.tables.images import ImageOptions
+from tinydream.tables.table import Table, table_from_arrays
 
 
 def section_of(transforms: tuple[Transform, ...]) -> bytes:
@@ -150,10 +150,10 @@ def related(n: int = 3000) -> Table:
 def test_differences_are_chosen_where_they_save(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     table = related()
     if large:
-        monkeypatch.setattr("tinydream.packing.LARGE", 0)
+        monkeypatch.setattr("tinydream.packs.packing.LARGE", 0)
     made = pack(table, per_class=8)
     with monkeypatch.context() as patch:
-        patch.setattr("tinydream.packing.plan_transforms", lambda *_, **__: ())
+        patch.setattr("tinydream.packs.packing.plan_transforms", lambda *_, **__: ())
         plain = pack(table, per_class=8)
     assert transforms_of(made) and not transforms_of(plain)
     assert len(made.data) < 0.8 * len(plain.data)

@@ -20,7 +20,7 @@ from test_packs import sections_of
 from tinydream._native import ffi, lib, view
 from tinydream.errors import FormatError
 from tinydream.files import write_sections
-from tinydream.packs import Pack
+from tinydream.packs.pack import Pack
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 2**28 - 1

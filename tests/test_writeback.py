@@ -7,11 +7,11 @@ import pytest
 from models import demo_model, dense_model, real_model, reference, run_reference
 
 from tinydream import _native
-from tinydream.compiler import compile_model
 from tinydream.errors import DataError, FormatError, UnsupportedModelError
-from tinydream.graph import read_graph
-from tinydream.model import Model
-from tinydream.writeback import write_back
+from tinydream.models.compiler import compile_model
+from tinydream.models.graph import read_graph
+from tinydream.models.model import Model
+from tinydream.models.writeback import write_back
 
 
 def stored_parameters(model: Model) -> np.ndarray:

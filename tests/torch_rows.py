@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, WeightedRandomSampler, random_split
 
-from tinydream.packs import open_pack
+from tinydream.packs.pack import open_pack
 
 
 def main(pack: str, out: str) -> None:
