@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from tflite_builder import Builder
 
 from tinydream.models.compiler import compile_model
 from tinydream.models.model import Model
+from tinydream.streams.parts import Parts
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Packing piece by piece makes a part of so many rows at most, however much memory there is."""
+    flush = Parts._flush
+
+    def small(self: Parts, number: int) -> bytes:
+        self._part_rows = min(self._part_rows, rows)
+        return flush(self, number)
+
+    monkeypatch.setattr(Parts, "_flush", small)
 
 
 def write_images(folder: Path, n: int, side: int = 8, colour: bool = True, seed: int = 0) -> Path:

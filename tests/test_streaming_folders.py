@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sources_kit import network, network_file, write_images, write_waves
+from sources_kit import network, network_file, small_parts, write_images, write_waves
 from test_streaming import SMALL, peak_of
 
 import tinydream as td
@@ -19,7 +19,7 @@ from tinydream.errors import DataError, UsageError
 from tinydream.packs.inspection import verify
 from tinydream.packs.pack import Pack, open_pack
 from tinydream.packs.packing import pack
-from tinydream.streams import chunked_files, chunked_folders, parts, scanning
+from tinydream.streams import chunked_files, chunked_folders, scanning
 from tinydream.streams.streaming import pack_file, too_large
 from tinydream.tables.images import ImageOptions, read_images
 
@@ -29,13 +29,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, and small parts."""
     monkeypatch.setattr(chunked_folders, "ROW", 20_000)
     monkeypatch.setattr(chunked_files, "CELL", 20_000)
-    flush = parts.Parts._flush
-
-    def small(self: Any, number: int) -> bytes:
-        self._part_rows = min(self._part_rows, 60)
-        return flush(self, number)
-
-    monkeypatch.setattr(parts.Parts, "_flush", small)
+    small_parts(monkeypatch, 60)
 
 
 def contents(made: Pack) -> Counter[tuple[bytes, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sources_kit import network, network_file, write_images, write_rows, write_waves
+from sources_kit import network, network_file, small_parts, write_images, write_rows, write_waves
 from test_streaming import SMALL, contents, peak_of
 
 import tinydream as td
@@ -31,13 +31,7 @@ from tinydream.tables.images import ImageOptions
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, and parts of a few hundred rows."""
     monkeypatch.setattr(chunked_files, "CELL", 3000)
-    flush = parts.Parts._flush
-
-    def small(self: Any, number: int) -> bytes:
-        self._part_rows = min(self._part_rows, 400)
-        return flush(self, number)
-
-    monkeypatch.setattr(parts.Parts, "_flush", small)
+    small_parts(monkeypatch, 400)
 
 
 def embedded(made: Pack) -> Counter[tuple[bytes, Any]]:

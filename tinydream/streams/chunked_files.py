@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import DataError
 from ..tables.cells import CellType
 from ..tables.sources import arrow, arrow_columns, csv_chunks, csv_header, label_names, read_array
-from ..tables.table import Column, make_column
+from ..tables.table import Column, check_header, make_column
 from .chunks import Chunk, Source, TypesChangedError
 
 __all__ = ["CsvChunks", "NpyChunks", "NpzChunks", "ParquetChunks"]
@@ -64,12 +64,7 @@ class CsvChunks(Source):
 
 
 def _check_header(header: list[str], labels: list[str], source: str) -> None:
-    for name in labels:
-        if name not in header:
-            raise DataError(f"{source}: no column {name!r}; the header has {', '.join(header[:12]) or 'nothing'}")
-    for name in header:
-        if header.count(name) > 1:
-            raise DataError(f"{source}: {header.count(name)} columns are named {name!r}; rename all but one")
+    check_header(header, labels, source)
     if len(header) <= len(set(labels)):
         raise DataError(f"{source}: rows must have at least one value beside the labels")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -204,12 +205,7 @@ def table_from_columns(
     given = list(columns)
     names = [column.name for column in given]
     wanted = [label] if isinstance(label, str) else list(label or ())
-    for name in wanted:
-        if name not in names:
-            raise DataError(f"{source}: no column {name!r}; the header has {', '.join(names[:12]) or 'nothing'}")
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"{source}: {names.count(name)} columns are named {name!r}; rename all but one")
+    check_header(names, wanted, source)
     features = tuple(column for column in given if column.name not in wanted)
     n = len(given[0]) if given else 0
     if not features or n == 0 or any(len(column) != n for column in given):
@@ -217,6 +213,17 @@ def table_from_columns(
     none = np.zeros(n, dtype=np.int64)
     table = Table(_as_array(features, n), none, ("0",), source, columns=features)
     return with_labels(table, [given[names.index(name)] for name in wanted], classes=classes, real=real)
+
+
+def check_header(names: Sequence[str], labels: Sequence[str], source: str) -> None:
+    """Raises DataError for a label that no column is named by, and for columns of one name."""
+    counts = Counter(names)
+    for name in labels:
+        if name not in counts:
+            raise DataError(f"{source}: no column {name!r}; the header has {', '.join(names[:12]) or 'nothing'}")
+    for name, count in counts.items():
+        if count > 1:
+            raise DataError(f"{source}: {count} columns are named {name!r}; rename all but one")
 
 
 def _as_array(columns: tuple[Column, ...], n: int) -> Array:
