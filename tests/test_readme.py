@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tinydream.models import litert
+from tinydream.packs.pack import open_pack
 from tinydream.tables import sources
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +62,32 @@ def test_the_python(folder: Path) -> None:
     said = run([sys.executable, "-c", block("python")], folder)
     assert "accuracy" in said
     assert (folder / "tuned.tflite").read_bytes() == tuned  # the command line and Python, twice on a fresh board
+
+
+def test_the_c(folder: Path) -> None:
+    """Every row is the nearest to itself, or to one of its own values."""
+    core = ROOT / "c_src"
+    made = open_pack(folder / "wearer.tdz")
+    rows = ", ".join(f"{{{', '.join(map(str, row))}}}" for row in made[:].tolist())
+    (folder / "main.c").write_text(
+        block("c") + "#include <stdio.h>\n"
+        f"static const int32_t rows[{len(made)}][{made.n_features}] = {{{rows}}};\n"
+        "static uint8_t bytes[1 << 20];\n"
+        "int main(int n, char **names) {\n"
+        '    FILE *file = fopen(names[n - 1], "rb"); uint32_t label = 0;\n'
+        "    uint32_t size = (uint32_t)fread(bytes, 1, sizeof bytes, file);\n"
+        f"    for (int i = 0; i < {len(made)}; i++) {{\n"
+        "        if (nearest(bytes, size, rows[i], &label) != TD_OK) return 1;\n"
+        '        printf("%u\\n", (unsigned)label);\n'
+        "    }\n"
+        "    return nearest(bytes, size - 1, rows[0], &label) == TD_E_FORMAT ? 0 : 2;\n}\n"
+    )
+    sources = map(str, sorted(core.glob("*.c")))
+    flags = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{core}"]
+    run(["cc", *flags, "main.c", *sources, "-o", "nearest"], folder)
+    labels = [int(line) for line in run(["./nearest", "wearer.tdz"], folder).split()]
+    twins = {row.tobytes(): label for row, label in zip(made[::-1], made.class_numbers[::-1].tolist(), strict=True)}
+    assert labels == [twins[row.tobytes()] for row in made[:]]
 
 
 def test_the_example(folder: Path) -> None:
