@@ -82,7 +82,7 @@ TD_NOINLINE static bool check_blocks(td_part *part, uint32_t code_bits)
     return end == 0;
 }
 
-/* Plan, ids and keys: what the sizes in the part's record promise, no id past its bases, and a key of base bits. */
+/* Plan, ids and keys: what the sizes in the part's record promise, no id past its bases, and a key of bits that there are. */
 TD_NOINLINE static bool check_part(const td_pack *pack, td_part *part)
 {
     if (!td_fields_check(pack)) return false;
