@@ -477,10 +477,10 @@ void td_key_varying(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, 
 /* One row of every `step`, a power of 2, less low, from anywhere among them; out: ceil(n_rows / step) x n_features. */
 void td_key_sample(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, uint32_t step,
                    uint32_t *out);
-/* How many different values features have: in most[f], which becomes 0 when there are more than it was, and is left alone
- * when it was 0. seen: for all others, one behind the other, high[f] + 1 bytes that are 0; seen[value - low[f]] becomes 1. */
+/* How many different values features have that may have most[f] (0: not looked at): count[f], which stays above most[f] as soon
+ * as there are more. seen: for all others, one behind the other, high[f] + 1 bytes that are 0; seen[value - low[f]] becomes 1. */
 void td_key_values(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *high,
-                   uint32_t *most, uint8_t *seen);
+                   const uint32_t *most, uint32_t *count, uint8_t *seen);
 /* Rows as they are stored: less low, and v becomes numbers[start[f] + v] unless start[f] is TD_KEY_NO_LIST. out: as
  * large as rows, or rows themselves. */
 void td_key_stored(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *start,
