@@ -107,18 +107,6 @@ void td_encode_part_record(const td_part_header *header, uint8_t *out)
     td_put32(out + 12, header->deviation_bits | (uint32_t)header->flags << 24);
 }
 
-static void apply(const uint8_t *record, uint32_t *row, uint32_t n_rows, uint32_t n_features, uint32_t spare)
-{
-    uint32_t feature = td_transform_feature(record), other = td_transform_other(record);
-    bool gray = td_transform_factor(record) == 0;
-    for (; n_rows > 0; n_rows--, row += n_features) {
-        uint32_t value = row[feature];
-        if (gray) value ^= value >> 1;
-        else value -= td_transform_predict(record, row[other], spare);
-        row[feature] = value << spare >> spare;
-    }
-}
-
 int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
                         uint32_t width)
 {
@@ -131,9 +119,10 @@ int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, u
     for (uint32_t first = 0; first < n_rows; first += ROWS_AT_ONCE) {
         uint32_t some = n_rows - first < ROWS_AT_ONCE ? n_rows - first : ROWS_AT_ONCE;
         for (uint32_t t = n; t-- > 0;) { /* the last one undone is the first one applied */
-            uint8_t record[TD_TRANSFORM_RECORD];
-            memcpy(record, transforms + (size_t)t * TD_TRANSFORM_RECORD, sizeof record);
-            apply(record, rows + (size_t)first * n_features, some, n_features, 32u - width);
+            const uint8_t *record = transforms + (size_t)t * TD_TRANSFORM_RECORD;
+            uint32_t *row = rows + (size_t)first * n_features;
+            td_transform_apply(record, width, row + td_transform_feature(record), row + td_transform_other(record), some,
+                               n_features);
         }
     }
     return TD_OK;

@@ -4,7 +4,6 @@
 #include "transform.h"
 
 enum {
-    MAX_ROWS = 0xFFFF,
     TAIL = 16,          /* a share of this at each end of a feature is clipped: rare values would hide what is shared */
     CLIPPED = 12,       /* bits of clipped values, of which so many products fit a sum of 32 bits: */
     PRODUCTS = 128,
@@ -17,7 +16,7 @@ enum {
 
 static int check(const td_relation *r)
 {
-    bool sound = r->n_rows > 0 && r->n_rows <= MAX_ROWS && r->n_features > 0 && r->n_features <= TD_MAX_FEATURES &&
+    bool sound = r->n_rows > 0 && r->n_rows <= TD_MAX_RELATED && r->n_features > 0 && r->n_features <= TD_MAX_FEATURES &&
                  r->width > 0 && r->width <= TD_MAX_WIDTH;
     return sound ? TD_OK : TD_E_ARGUMENT;
 }
@@ -30,18 +29,17 @@ static size_t column_at(const td_relation *r, uint32_t feature)
 /* The values in order, in one of both. */
 static const uint32_t *sort(uint32_t *values, uint32_t *spare, uint32_t n, uint32_t width)
 {
-    uint32_t start[4][256], n_digits = (width + 7u) / 8u, bits = (width + n_digits - 1u) / n_digits, mask = td_low_mask(bits);
-    memset(start, 0, n_digits * sizeof start[0]);
-    for (uint32_t i = 0; i < n; i++) {
-        for (uint32_t d = 0; d < n_digits; d++) start[d][values[i] >> d * bits & mask]++;
-    }
-    for (uint32_t d = 0; d < n_digits; d++) {
-        for (uint32_t value = 0, total = 0; value <= mask; value++) {
-            uint32_t own = start[d][value];
-            start[d][value] = total;
+    uint32_t n_digits = (width + 7u) / 8u, bits = (width + n_digits - 1u) / n_digits, mask = td_low_mask(bits);
+    for (uint32_t shift = 0; shift < width; shift += bits) {
+        uint32_t start[256] = {0}, total = 0;
+        for (uint32_t i = 0; i < n; i++) start[values[i] >> shift & mask]++;
+        if (start[values[0] >> shift & mask] == n) continue;
+        for (uint32_t digit = 0; digit <= mask; digit++) {
+            uint32_t own = start[digit];
+            start[digit] = total;
             total += own;
         }
-        for (uint32_t i = 0; i < n; i++) spare[start[d][values[i] >> d * bits & mask]++] = values[i];
+        for (uint32_t i = 0; i < n; i++) spare[start[values[i] >> shift & mask]++] = values[i];
         uint32_t *swap = values;
         values = spare;
         spare = swap;
@@ -61,16 +59,22 @@ static uint32_t log2_of(uint32_t value)
     return (both.bits >> 7) - ((uint32_t)127 << 16) + ((x * (0x10000u - x) >> 16) * 22512u >> 16);
 }
 
+/* The sum fits: of TD_MAX_RELATED rows, each below 40 bits. A mask, not a branch, so that several are computed side by side. */
+static uint32_t spacings(const uint32_t *values, const uint32_t *next, uint32_t n, uint32_t scale, uint32_t low)
+{
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t apart = (next[i] - values[i]) & low;
+        total += (log2_of(apart) + scale) & (0u - (uint32_t)(apart != 0));
+    }
+    return total;
+}
+
 /* Vasicek's estimate of entropy, 1976: by how far apart sorted values are, here around a circle of 2^width. */
 static uint32_t spread(const uint32_t *sorted, uint32_t n, uint32_t width)
 {
     uint32_t step = n < SPACED ? 1u : n / SPACED, scale = log2_of(n) - log2_of(step), low = td_low_mask(width);
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t apart = (sorted[i + step < n ? i + step : i + step - n] - sorted[i]) & low;
-        total += apart ? log2_of(apart) + scale : 0u;
-    }
-    return (uint32_t)(total / n);
+    return (spacings(sorted, sorted + step, n - step, scale, low) + spacings(sorted + n - step, sorted, step, scale, low)) / n;
 }
 
 /* What moves the widest range without values to the end, in 1/256 of all values. */
@@ -161,28 +165,12 @@ double td_relate_closest(const td_relation *r)
     return most;
 }
 
-/* What a difference leaves of values; as td_transforms_apply. */
-static void subtract(const uint8_t *record, const uint32_t *values, const uint32_t *other, uint32_t n, uint32_t width,
-                     uint32_t *out)
-{
-    uint8_t own[TD_TRANSFORM_RECORD]; /* which nothing else may change */
-    uint32_t spare = 32u - width;
-    memcpy(own, record, sizeof own);
-    for (uint32_t i = 0; i < n; i++) {
-        out[i] = (values[i] - td_transform_predict(own, other[i], spare)) << spare >> spare;
-    }
-}
-
 int td_relate_take(td_relation *r, const uint8_t *record, uint32_t *bits)
 {
     uint32_t feature = td_transform_feature(record), other = td_transform_other(record);
     if (check(r) != TD_OK || feature >= r->n_features || other >= r->n_features || record[6] >= 32) return TD_E_ARGUMENT;
     uint32_t *left = r->left + column_at(r, feature);
-    if (td_transform_factor(record)) {
-        subtract(record, left, r->columns + column_at(r, other), r->n_rows, r->width, left);
-    } else {
-        for (uint32_t i = 0; i < r->n_rows; i++) left[i] ^= left[i] >> 1;
-    }
+    td_transform_apply(record, r->width, left, r->columns + column_at(r, other), r->n_rows, 1);
     *bits = spread(sort_copy(r, left), r->n_rows, r->width);
     return TD_OK;
 }
@@ -207,7 +195,8 @@ static void try_factor(const td_relation *r, uint32_t feature, uint32_t other, d
     uint8_t record[TD_TRANSFORM_RECORD];
     if (factor <= -32767.5 || factor >= 32767.5 || nearest(factor) == 0) return;
     put_record(record, feature, other, nearest(factor), shift);
-    subtract(record, r->left + column_at(r, feature), r->columns + column_at(r, other), r->n_rows, r->width, r->work);
+    memcpy(r->work, r->left + column_at(r, feature), (size_t)r->n_rows * sizeof *r->work);
+    td_transform_apply(record, r->width, r->work, r->columns + column_at(r, other), r->n_rows, 1);
     const uint32_t *sorted = sort(r->work, r->work + r->n_rows, r->n_rows, r->width);
     uint32_t bits = spread(sorted, r->n_rows, r->width);
     if (bits >= best->bits) return;

@@ -463,6 +463,7 @@ enum td_transform_limits { TD_TRANSFORM_RECORD = 8, TD_MAX_TRANSFORMS = 255 };
 int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
                         uint32_t width);
 /* relate.c: what features share, by a sample of rows, to choose transforms by. Bits are in 1/65536, of a value in the mean. */
+enum td_related_rows { TD_MAX_RELATED = 1024 };
 typedef struct td_column {
     uint64_t variance;          /* of clipped values, times the square of the rows' number */
     uint32_t sum;               /* of clipped values */
@@ -470,7 +471,7 @@ typedef struct td_column {
     uint32_t bits;              /* a value takes as it is */
 } td_column;
 typedef struct td_relation {
-    uint32_t n_rows;            /* up to 65535 */
+    uint32_t n_rows;            /* up to TD_MAX_RELATED */
     uint32_t n_features;
     uint32_t width;
     const uint32_t *columns;    /* n_features x n_rows, feature by feature: values below 2^width */
@@ -481,7 +482,7 @@ typedef struct td_relation {
 } td_relation;
 typedef struct td_promise {
     uint32_t bits;              /* that will be left */
-    uint8_t record[8];          /* of the transform */
+    uint8_t record[TD_TRANSFORM_RECORD];
 } td_promise;
 /* Looks at each column, before the others here. They, too, return TD_E_ARGUMENT for sizes out of range.
  * Cost: a sort a feature. */

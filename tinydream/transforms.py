@@ -14,7 +14,7 @@ from ._native import check, ffi, lib, view
 __all__ = ["Transform", "apply_transforms", "may_save", "plan_transforms", "read_transforms"]
 
 GLANCE = 128  # rows by which a search is found worth its time
-SAMPLE = 1024  # rows by which transforms are compared before their packs are
+SAMPLE = lib.TD_MAX_RELATED  # rows by which transforms are compared before their packs are
 LEAST_BITS = 0.25  # a row, that a transform must promise to save
 LEAST_SHARE = 256  # of a row's bits, that it must; and twice that when measured: it costs a board 45 instructions a row
 BIT = 65536  # as relate.c has it
@@ -121,7 +121,7 @@ class _Search:
 
     def reconsider(self) -> bool:
         """Plans features anew without one that predicts them, as what promises most may lead astray; whether it did."""
-        before, self._promised = self.chosen, {}
+        before, promised, self._promised = self.chosen, self._promised, {}
         for transform in before:
             feature = transform.feature
             chosen, left, cost = self.chosen, self._sample.left[feature].copy(), self._cost[feature]
@@ -131,7 +131,7 @@ class _Search:
                 self.take(found[1])
             if self._cost[feature] >= cost - BIT * LEAST_BITS:
                 self._set(feature, chosen, left, cost)
-        self._promised = {}
+        self._promised = promised if self.chosen == before else {}
         return self.chosen != before
 
     def gray_codes(self) -> list[Transform]:
