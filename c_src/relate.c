@@ -10,7 +10,7 @@ enum {
     SPACED = 64,        /* a value's neighbours are a 64th of the rows away */
     ALL_PAIRS = 64,     /* features up to which each may be predicted by any other one */
     NEAR = 8,           /* beyond, by those so near */
-    TRIED = 4,          /* features that are tried to predict one, those that resemble it most */
+    TRIED = 3,          /* features that are tried to predict one, those that resemble it most */
     PRECISION = 8       /* bits of a factor that is not whole */
 };
 
