@@ -205,13 +205,13 @@ static void try_factor(const td_relation *r, uint32_t feature, uint32_t other, d
     best->record[7] = (uint8_t)turn_of(sorted, r->n_rows, r->width);
 }
 
-/* The whole feature, the nearest whole multiple, and one of some more bits. */
+/* The nearest whole multiple, one of some more bits, and the feature itself, as noise makes slopes flat. */
 static void try_slope(const td_relation *r, uint32_t feature, uint32_t other, double slope, td_promise *best)
 {
-    double sign = slope < 0.0 ? -1.0 : 1.0, fine = slope;
+    double sign = slope < 0.0 ? -1.0 : 1.0, size = slope * sign, fine = slope;
     uint32_t shift = 0;
-    try_factor(r, feature, other, sign, 0, best);
-    if (slope * sign >= 1.5) try_factor(r, feature, other, slope, 0, best);
+    if (size > 0.25 && size < 4.0) try_factor(r, feature, other, sign, 0, best);
+    if (size >= 1.5) try_factor(r, feature, other, slope, 0, best);
     for (; shift < 32u - r->width && fine * sign < (double)(1 << PRECISION); shift++) fine *= 2.0;
     if (shift) try_factor(r, feature, other, fine, shift, best);
 }
