@@ -32,7 +32,7 @@ __all__ = ["model_inputs", "pack", "published_size"]
 Groups = npt.NDArray[np.uint32] | None
 SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
-MEASURED = 4096  # rows, of at most so many classes, by whose planned size transforms are chosen
+MEASURED = 2048  # rows, of at most so many classes, by whose planned size transforms are chosen
 MEASURED_CLASSES = 8
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
