@@ -107,8 +107,8 @@ void td_encode_part_record(const td_part_header *header, uint8_t *out)
     td_put32(out + 12, header->deviation_bits | (uint32_t)header->flags << 24);
 }
 
-int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
-                        uint32_t width)
+int td_transforms_apply(const uint8_t *transforms, uint32_t n, const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
+                        uint32_t width, uint32_t *out)
 {
     if (width == 0 || width > TD_MAX_WIDTH) return TD_E_ARGUMENT;
     for (uint32_t t = 0; t < n; t++) {
@@ -118,9 +118,10 @@ int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, u
     }
     for (uint32_t first = 0; first < n_rows; first += ROWS_AT_ONCE) {
         uint32_t some = n_rows - first < ROWS_AT_ONCE ? n_rows - first : ROWS_AT_ONCE;
+        uint32_t *row = out + (size_t)first * n_features;
+        if (out != rows) memcpy(row, rows + (size_t)first * n_features, (size_t)some * n_features * sizeof *row);
         for (uint32_t t = n; t-- > 0;) { /* the last one undone is the first one applied */
             const uint8_t *record = transforms + (size_t)t * TD_TRANSFORM_RECORD;
-            uint32_t *row = rows + (size_t)first * n_features;
             td_transform_apply(record, width, row + td_transform_feature(record), row + td_transform_other(record), some,
                                n_features);
         }

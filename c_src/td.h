@@ -458,10 +458,10 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
 /* What rows may go through before they are packed: features less a multiple of another one, or as Gray code (docs/SPEC.md,
  * "Transforms"; undone by transform.c). A record each. */
 enum td_transform_limits { TD_TRANSFORM_RECORD = 8, TD_MAX_TRANSFORMS = 255 };
-/* Applies n transforms in place to n_rows x n_features unsigned values below 2^width, the last one first. TD_E_ARGUMENT
- * for a feature, a shift or a width out of range. */
-int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
-                        uint32_t width);
+/* Applies n transforms to n_rows x n_features unsigned values below 2^width, the last one first; out: as large as rows, or
+ * rows themselves. TD_E_ARGUMENT for a feature, a shift or a width out of range. */
+int td_transforms_apply(const uint8_t *transforms, uint32_t n, const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
+                        uint32_t width, uint32_t *out);
 /* relate.c: what features share, by a sample of rows, to choose transforms by. Bits are in 1/65536, of a value in the mean. */
 enum td_related_rows { TD_MAX_RELATED = 1024 };
 typedef struct td_column {

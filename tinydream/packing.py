@@ -374,9 +374,9 @@ def choose_transforms(
     """
     if not may_save(rows, width, 8 * size / len(rows), gray=group is not None):
         return ()
-    classes, counts = np.unique(labels, return_counts=True)
-    largest = np.sort(classes[np.argsort(-counts, kind="stable")[:MEASURED_CLASSES]])
-    step = int(np.sort(counts)[-MEASURED_CLASSES:].sum()) // MEASURED + 1
+    counts = np.bincount(labels)
+    largest = np.sort(np.argsort(-counts, kind="stable")[: min(MEASURED_CLASSES, np.count_nonzero(counts))])
+    step = int(counts[largest].sum()) // MEASURED + 1
     members = [np.flatnonzero(labels == label)[::step] for label in largest]
     ends = np.cumsum([len(some) for some in members])[:-1]
     sortable = [_sortable(method, group, some) for some in members]

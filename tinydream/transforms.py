@@ -44,13 +44,14 @@ def read_transforms(section: bytes) -> tuple[Transform, ...]:
 
 def apply_transforms(transforms: tuple[Transform, ...], rows: Rows, width: int) -> Rows:
     """Rows (n, features) of values below 2^width as these transforms leave them."""
-    rows = np.array(rows, dtype=np.uint32, order="C")
-    records = b"".join(transform.record() for transform in transforms)
+    rows = np.ascontiguousarray(rows, dtype=np.uint32)
+    out, records = np.empty_like(rows), b"".join(transform.record() for transform in transforms)
     status = lib.td_transforms_apply(
-        view(records), len(transforms), ffi.from_buffer("uint32_t[]", rows), len(rows), rows.shape[1], width
-    )
+        view(records), len(transforms), view(rows, "const uint32_t[]"), *rows.shape, width,
+        ffi.from_buffer("uint32_t[]", out),
+    )  # fmt: skip
     check(status, "applying transforms")
-    return rows
+    return out
 
 
 def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
@@ -70,23 +71,26 @@ def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
 def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> tuple[Transform, ...]:
     """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
 
-    `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample;
-    all together are kept if they save enough by `size`, too. `gray`: Gray codes are tried, too.
+    `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample.
+    All together are kept if they save enough by `size`, too; else those that promise most, if these do. `gray`: Gray
+    codes are tried, too.
     """
     search = _Search(rows, width)
-    tried: list[tuple[Transform, ...]] = [()]
     search.grow(2)
     if search.reconsider():
         search.grow(2)
-    tried.append(search.ordered())
+    larger = search.ordered()
     search.grow(1)
-    tried.append(search.ordered())
+    tried = [(), search.ordered()]
     for transform in search.gray_codes()[: lib.TD_MAX_TRANSFORMS - len(search.chosen)] if gray else []:
         search.take(transform)
     tried.append(search.ordered())
     sizes = {t: size(apply_transforms(t, rows, width)) for t in dict.fromkeys(tried)}
     each = lib.TD_TRANSFORM_RECORD + 2 * sizes[()] // LEAST_SHARE
-    return min(sizes, key=lambda t: sizes[t] + each * len(t))
+    best = min(sizes, key=lambda t: sizes[t] + each * len(t))
+    if best or larger in sizes:
+        return best
+    return larger if size(apply_transforms(larger, rows, width)) + each * len(larger) < sizes[()] else ()
 
 
 class _Search:

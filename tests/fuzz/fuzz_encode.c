@@ -148,7 +148,8 @@ static void transform(job *j, source *s)
         record[6] = (uint8_t)(take(s, 1) & 31u);
         record[7] = (uint8_t)take(s, 1);
     }
-    require(td_transforms_apply(j->transforms, j->n_transforms, j->stored, j->n_rows, j->n_features, j->width) == TD_OK);
+    require(td_transforms_apply(j->transforms, j->n_transforms, j->stored, j->n_rows, j->n_features, j->width, j->stored) ==
+            TD_OK);
 }
 
 /* ------------------------------------------------------------- one row's place */
