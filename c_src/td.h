@@ -489,9 +489,9 @@ typedef struct td_promise {
 int td_relate_survey(td_relation *relation);
 /* The largest square of a correlation of two features, of more than 64 of two that are near. Cost: O(n_rows) a pair. */
 double td_relate_closest(const td_relation *relation);
-/* The multiple of another feature that makes what is left of one smallest: 1, or 0 when no feature with barred[other] of 0
- * (n_features of them) has a correlation with it whose square is at least `least`. Cost: O(n_rows) for each feature that may
- * predict it, and a dozen sorts. */
+/* The multiple of another feature that makes what is left of one smallest, of those tried: 1; or 0 when no feature with
+ * barred[other] of 0 (n_features of them) has a correlation with it whose square is at least `least`, and a slope that a factor
+ * can say. Cost: O(n_rows) for each feature that may predict it, and up to nine sorts. */
 int td_relate_promise(td_relation *relation, uint32_t feature, const uint8_t *barred, double least, td_promise *best);
 /* Applies a transform to what is left of its feature; *bits: a value takes then. */
 int td_relate_take(td_relation *relation, const uint8_t *record, uint32_t *bits);
