@@ -119,11 +119,11 @@ int td_transforms_apply(const uint8_t *transforms, uint32_t n, const uint32_t *r
     for (uint32_t first = 0; first < n_rows; first += ROWS_AT_ONCE) {
         uint32_t some = n_rows - first < ROWS_AT_ONCE ? n_rows - first : ROWS_AT_ONCE;
         uint32_t *row = out + (size_t)first * n_features;
-        if (out != rows) memcpy(row, rows + (size_t)first * n_features, (size_t)some * n_features * sizeof *row);
+        if (out != rows) memcpy(row, rows + (size_t)first * n_features, (size_t)(some * n_features) * sizeof *row);
         for (uint32_t t = n; t-- > 0;) { /* the last one undone is the first one applied */
             const uint8_t *record = transforms + (size_t)t * TD_TRANSFORM_RECORD;
             td_transform_apply(record, width, row + td_transform_feature(record), row + td_transform_other(record), some,
-                               n_features);
+                               (size_t)n_features);
         }
     }
     return TD_OK;

@@ -99,7 +99,7 @@ void td_key_values(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, c
         for (uint32_t f = 0; f < n_features; f++) {
             if (most[f] == 0) continue;
             if (count[f] <= most[f]) {
-                see_values(rows + (size_t)first * n_features + f, n, n_features, low[f], own);
+                see_values(rows + (size_t)first * n_features + f, n, (size_t)n_features, low[f], own);
                 if (now) count[f] = count_seen(own, high[f] + 1u);
             }
             own += high[f] + 1u;

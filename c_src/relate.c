@@ -23,7 +23,7 @@ static int check(const td_relation *r)
 
 static size_t column_at(const td_relation *r, uint32_t feature)
 {
-    return (size_t)feature * r->n_rows;
+    return (size_t)(feature * r->n_rows); /* at most 2^22 */
 }
 
 /* The values in order, in one of both. */
