@@ -1,6 +1,9 @@
 /* Writes one part of a pack: plan, offsets, bases, rows (docs/SPEC.md, ".tdz"). decode.c reads it. */
 #include "transform.h"
 
+/* Rows that go through all transforms before the next ones: they stay in a processor's nearest cache. */
+enum { ROWS_AT_ONCE = 256 };
+
 static uint32_t bytes_of(uint64_t bits)
 {
     return (uint32_t)((bits + 7u) / 8u);
@@ -104,21 +107,23 @@ void td_encode_part_record(const td_part_header *header, uint8_t *out)
     td_put32(out + 12, header->deviation_bits | (uint32_t)header->flags << 24);
 }
 
-int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
-                        uint32_t width)
+int td_transforms_apply(const uint8_t *transforms, uint32_t n, const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
+                        uint32_t width, uint32_t *out)
 {
     if (width == 0 || width > TD_MAX_WIDTH) return TD_E_ARGUMENT;
-    uint32_t spare = 32u - width;
-    while (n-- > 0) { /* the last one undone is the first one applied */
-        uint8_t record[TD_TRANSFORM_RECORD];
-        memcpy(record, transforms + (size_t)n * TD_TRANSFORM_RECORD, sizeof record);
-        uint32_t feature = td_transform_feature(record), other = td_transform_other(record), *row = rows;
-        if (feature >= n_features || other >= n_features || record[6] >= 32) return TD_E_ARGUMENT;
-        for (uint32_t i = 0; i < n_rows; i++, row += n_features) {
-            uint32_t value = row[feature];
-            if (td_transform_factor(record)) value -= td_transform_predict(record, row[other], spare);
-            else value ^= value >> 1;
-            row[feature] = value << spare >> spare;
+    for (uint32_t t = 0; t < n; t++) {
+        const uint8_t *record = transforms + (size_t)t * TD_TRANSFORM_RECORD;
+        if (td_transform_feature(record) >= n_features || td_transform_other(record) >= n_features || record[6] >= 32)
+            return TD_E_ARGUMENT;
+    }
+    for (uint32_t first = 0; first < n_rows; first += ROWS_AT_ONCE) {
+        uint32_t some = n_rows - first < ROWS_AT_ONCE ? n_rows - first : ROWS_AT_ONCE;
+        uint32_t *row = out + (size_t)first * n_features;
+        if (out != rows) memcpy(row, rows + (size_t)first * n_features, (size_t)(some * n_features) * sizeof *row);
+        for (uint32_t t = n; t-- > 0;) { /* the last one undone is the first one applied */
+            const uint8_t *record = transforms + (size_t)t * TD_TRANSFORM_RECORD;
+            td_transform_apply(record, width, row + td_transform_feature(record), row + td_transform_other(record), some,
+                               (size_t)n_features);
         }
     }
     return TD_OK;

@@ -458,10 +458,43 @@ int td_encode_part(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, u
 /* What rows may go through before they are packed: features less a multiple of another one, or as Gray code (docs/SPEC.md,
  * "Transforms"; undone by transform.c). A record each. */
 enum td_transform_limits { TD_TRANSFORM_RECORD = 8, TD_MAX_TRANSFORMS = 255 };
-/* Applies n transforms in place to n_rows x n_features unsigned values below 2^width, the last one first. TD_E_ARGUMENT
- * for a feature, a shift or a width out of range. */
-int td_transforms_apply(const uint8_t *transforms, uint32_t n, uint32_t *rows, uint32_t n_rows, uint32_t n_features,
-                        uint32_t width);
+/* Applies n transforms to n_rows x n_features unsigned values below 2^width, the last one first; out: as large as rows, or
+ * rows themselves. TD_E_ARGUMENT for a feature, a shift or a width out of range. */
+int td_transforms_apply(const uint8_t *transforms, uint32_t n, const uint32_t *rows, uint32_t n_rows, uint32_t n_features,
+                        uint32_t width, uint32_t *out);
+/* relate.c: what features share, by a sample of rows, to choose transforms by. Bits are in 1/65536, of a value in the mean. */
+enum td_related_rows { TD_MAX_RELATED = 1024 };
+typedef struct td_column {
+    uint64_t variance;          /* of clipped values, times the square of the rows' number */
+    uint32_t sum;               /* of clipped values */
+    uint32_t shift;             /* bits that clipped values are short of */
+    uint32_t bits;              /* a value takes as it is */
+} td_column;
+typedef struct td_relation {
+    uint32_t n_rows;            /* up to TD_MAX_RELATED */
+    uint32_t n_features;
+    uint32_t width;
+    const uint32_t *columns;    /* n_features x n_rows, feature by feature: values below 2^width */
+    uint32_t *left;             /* of that size: what transforms leave of them */
+    int16_t *clipped;           /* n_features + 1 times n_rows: td_relate_survey's, and scratch */
+    td_column *column;          /* n_features: td_relate_survey's */
+    uint32_t *work;             /* 2 x n_rows: scratch */
+} td_relation;
+typedef struct td_promise {
+    uint32_t bits;              /* that will be left */
+    uint8_t record[TD_TRANSFORM_RECORD];
+} td_promise;
+/* Looks at each column, before the others here. They, too, return TD_E_ARGUMENT for sizes out of range.
+ * Cost: a sort a feature. */
+int td_relate_survey(td_relation *relation);
+/* The largest square of a correlation of two features, of more than 64 of two that are near. Cost: O(n_rows) a pair. */
+double td_relate_closest(const td_relation *relation);
+/* The multiple of another feature that makes what is left of one smallest, of those tried: 1; or 0 when no feature with
+ * barred[other] of 0 (n_features of them) has a correlation with it whose square is at least `least`, and a slope that a factor
+ * can say. Cost: O(n_rows) for each feature that may predict it, and up to nine sorts. */
+int td_relate_promise(td_relation *relation, uint32_t feature, const uint8_t *barred, double least, td_promise *best);
+/* Applies a transform to what is left of its feature; *bits: a value takes then. */
+int td_relate_take(td_relation *relation, const uint8_t *record, uint32_t *bits);
 /* keys.c: parts whose rows are sorted by a key (docs/DESIGN.md, "Rows have no order"). A key is made of n_key bits
  * of a row, most significant first; key_bits[i] = feature * 32 + bit, bit 0 the least significant. */
 void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
@@ -477,10 +510,10 @@ void td_key_varying(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, 
 /* One row of every `step`, a power of 2, less low, from anywhere among them; out: ceil(n_rows / step) x n_features. */
 void td_key_sample(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, uint32_t step,
                    uint32_t *out);
-/* How many different values features have: in most[f], which becomes 0 when there are more than it was, and is left alone
- * when it was 0. seen: for all others, one behind the other, high[f] + 1 bytes that are 0; seen[value - low[f]] becomes 1. */
+/* How many different values features have that may have most[f] (0: not looked at): count[f], which stays above most[f] as soon
+ * as there are more. seen: for all others, one behind the other, high[f] + 1 bytes that are 0; seen[value - low[f]] becomes 1. */
 void td_key_values(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *high,
-                   uint32_t *most, uint8_t *seen);
+                   const uint32_t *most, uint32_t *count, uint8_t *seen);
 /* Rows as they are stored: less low, and v becomes numbers[start[f] + v] unless start[f] is TD_KEY_NO_LIST. out: as
  * large as rows, or rows themselves. */
 void td_key_stored(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low, const uint32_t *start,

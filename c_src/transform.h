@@ -41,6 +41,19 @@ static inline uint32_t td_transform_gray(uint32_t value)
     return value;
 }
 
+/* For packing: what the transform leaves of n values that are `stride` apart, all below 2^width like the other feature's. */
+static inline void td_transform_apply(const uint8_t *record, uint32_t width, uint32_t *value, const uint32_t *other, uint32_t n,
+                                      size_t stride)
+{
+    uint32_t factor = td_transform_factor(record), shift = record[6], mask = td_low_mask(width);
+    uint32_t turn = td_transform_turn(record, 32u - width);
+    if (factor == 0) {
+        for (; n > 0; n--, value += stride) *value ^= *value >> 1;
+        return;
+    }
+    for (; n > 0; n--, value += stride, other += stride) *value = (*value - (*other * factor >> shift) - turn) & mask;
+}
+
 /* Finds the pack's transforms and checks them. TD_E_FORMAT; TD_E_UNSUPPORTED in a core without. */
 int td_transforms_open(td_pack *pack);
 /* Of a row's values, after what was added to them. */

@@ -148,7 +148,8 @@ static void transform(job *j, source *s)
         record[6] = (uint8_t)(take(s, 1) & 31u);
         record[7] = (uint8_t)take(s, 1);
     }
-    require(td_transforms_apply(j->transforms, j->n_transforms, j->stored, j->n_rows, j->n_features, j->width) == TD_OK);
+    require(td_transforms_apply(j->transforms, j->n_transforms, j->stored, j->n_rows, j->n_features, j->width, j->stored) ==
+            TD_OK);
 }
 
 /* ------------------------------------------------------------- one row's place */
@@ -266,19 +267,19 @@ static uint32_t make_lists(job *j, source *s, uint32_t *rows, uint32_t n, uint16
         low[f] = 0;
         if (high[f] >= MAX_HIGH || toss(s)) most[f] = 0;
     }
-    uint32_t had[MAX_FEATURES];
-    memcpy(had, most, sizeof had);
-    td_key_values(rows, n, d, low, high, most, seen);
+    uint32_t count[MAX_FEATURES];
+    td_key_values(rows, n, d, low, high, most, count, seen);
     for (uint32_t f = 0; f < d; f++) {
-        start[f] = most[f] ? at : TD_KEY_NO_LIST;
-        n_entries[f] = (uint16_t)most[f];
-        for (uint32_t value = 0, k = 0; most[f] && value <= high[f]; value++) {
+        bool listed = most[f] && count[f] <= most[f];
+        start[f] = listed ? at : TD_KEY_NO_LIST;
+        n_entries[f] = (uint16_t)(listed ? count[f] : 0u);
+        for (uint32_t value = 0, k = 0; listed && value <= high[f]; value++) {
             number[at + value] = k;
             if (seen[at + value]) entries[n_all + k++] = value;
-            require(value < high[f] || k == most[f]);
+            require(value < high[f] || k == count[f]);
         }
-        n_all += most[f];
-        at += had[f] ? high[f] + 1u : 0u;
+        n_all += n_entries[f];
+        at += most[f] ? high[f] + 1u : 0u;
     }
     td_key_stored(rows, n, d, low, start, number, rows);
     return n_all;

@@ -118,16 +118,16 @@ def _values(rows: Rows, low: Rows, high: Rows, most: Numbers) -> list[Rows]:
     """The different values of each feature less `low`, rising; none if these are more than `most`."""
     lists = [np.zeros(0, dtype=np.uint32)] * len(most)
     for features in _groups(np.flatnonzero(most), high):
-        counts = np.zeros(len(low), dtype=np.uint32)
-        counts[features] = most[features]
+        wanted, counts = np.zeros((2, len(low)), dtype=np.uint32)
+        wanted[features] = most[features]
         ends = np.cumsum(high[features].astype(np.int64) + 1)
         seen = np.zeros(int(ends[-1]), dtype=np.bool_)
         lib.td_key_values(
             view(rows, "const uint32_t[]"), *rows.shape, view(low, "const uint32_t[]"), view(high, "const uint32_t[]"),
-            ffi.from_buffer("uint32_t[]", counts), ffi.from_buffer("uint8_t[]", seen),
+            view(wanted, "const uint32_t[]"), ffi.from_buffer("uint32_t[]", counts), ffi.from_buffer("uint8_t[]", seen),
         )  # fmt: skip
         for f, end in zip(features.tolist(), ends.tolist(), strict=True):
-            if counts[f]:
+            if counts[f] <= wanted[f]:
                 lists[f] = np.flatnonzero(seen[end - int(high[f]) - 1 : end]).astype(np.uint32)
     return lists
 

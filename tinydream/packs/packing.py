@@ -32,7 +32,7 @@ __all__ = ["model_inputs", "pack", "published_size"]
 Groups = npt.NDArray[np.uint32] | None
 SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
-MEASURED = 4096  # rows, of at most so many classes, by whose planned size transforms are chosen
+MEASURED = 2048  # rows, of at most so many classes, by whose planned size transforms are chosen
 MEASURED_CLASSES = 8
 MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
 
@@ -374,9 +374,9 @@ def choose_transforms(
     """
     if not may_save(rows, width, 8 * size / len(rows), gray=group is not None):
         return ()
-    classes, counts = np.unique(labels, return_counts=True)
-    largest = np.sort(classes[np.argsort(-counts, kind="stable")[:MEASURED_CLASSES]])
-    step = int(np.sort(counts)[-MEASURED_CLASSES:].sum()) // MEASURED + 1
+    counts = np.bincount(labels)
+    largest = np.sort(np.argsort(-counts, kind="stable")[: min(MEASURED_CLASSES, np.count_nonzero(counts))])
+    step = int(counts[largest].sum()) // MEASURED + 1
     members = [np.flatnonzero(labels == label)[::step] for label in largest]
     ends = np.cumsum([len(some) for some in members])[:-1]
     sortable = [_sortable(method, group, some) for some in members]

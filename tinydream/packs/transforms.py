@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +14,10 @@ from .._native import check, ffi, lib, view
 __all__ = ["Transform", "apply_transforms", "may_save", "plan_transforms", "read_transforms"]
 
 GLANCE = 128  # rows by which a search is found worth its time
-SAMPLE = 1024  # rows by which transforms are compared before their packs are
-ALL_PAIRS = 64  # features up to which each may be predicted by any other one
-NEAR = 8  # beyond, by those so near
-TRIED = 4  # features that are tried to predict one, those that resemble it most
+SAMPLE = lib.TD_MAX_RELATED  # rows by which transforms are compared before their packs are
 LEAST_BITS = 0.25  # a row, that a transform must promise to save
 LEAST_SHARE = 256  # of a row's bits, that it must; and twice that when measured: it costs a board 45 instructions a row
-PRECISION = 8  # bits of a factor that is not whole
+BIT = 65536  # as relate.c has it
 Rows = npt.NDArray[np.uint32]
 Size = Callable[[Rows], int]
 
@@ -48,13 +44,14 @@ def read_transforms(section: bytes) -> tuple[Transform, ...]:
 
 def apply_transforms(transforms: tuple[Transform, ...], rows: Rows, width: int) -> Rows:
     """Rows (n, features) of values below 2^width as these transforms leave them."""
-    rows = np.array(rows, dtype=np.uint32, order="C")
-    records = b"".join(transform.record() for transform in transforms)
+    rows = np.ascontiguousarray(rows, dtype=np.uint32)
+    out, records = np.empty_like(rows), b"".join(transform.record() for transform in transforms)
     status = lib.td_transforms_apply(
-        view(records), len(transforms), ffi.from_buffer("uint32_t[]", rows), len(rows), rows.shape[1], width
-    )
+        view(records), len(transforms), view(rows, "const uint32_t[]"), *rows.shape, width,
+        ffi.from_buffer("uint32_t[]", out),
+    )  # fmt: skip
     check(status, "applying transforms")
-    return rows
+    return out
 
 
 def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
@@ -64,45 +61,40 @@ def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
     begins with the pair of which that is least. `gray`: Gray codes may save, too: half of what one must save is enough,
     as entropies of few rows are rough.
     """
-    some = np.ascontiguousarray(rows[:: len(rows) // GLANCE + 1])
+    some = rows[:: len(rows) // GLANCE + 1]
     least = max(LEAST_BITS, 2 * bits / LEAST_SHARE)
-    if gray and _gray_saves(some, width).max() >= least / 2:
+    if gray and _gray_saves(np.ascontiguousarray(some), width).max() >= least / 2:
         return True
-    clipped = _clip(np.ascontiguousarray(some.T))[0]
-    d = len(clipped)
-    if d <= ALL_PAIRS:
-        pairs = clipped @ clipped.T
-        np.fill_diagonal(pairs, 0)
-        alike = np.abs(pairs).max()
-    else:
-        alike = max(np.abs((clipped[k:] * clipped[:-k]).sum(axis=1)).max() for k in range(1, NEAR + 1))
-    return bool(1 - alike**2 <= 2 ** (-2 * least))
+    return _Columns(some, width).closest() >= 1 - 2 ** (-2 * least)
 
 
 def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> tuple[Transform, ...]:
     """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
 
-    `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample;
-    all together are kept if they save enough by `size`, too. `gray`: Gray codes are tried, too.
+    `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample.
+    All together are kept if they save enough by `size`, too; else those that promise most, if these do. `gray`: Gray
+    codes are tried, too.
     """
     search = _Search(rows, width)
-    tried: list[tuple[Transform, ...]] = [()]
     search.grow(2)
     if search.reconsider():
         search.grow(2)
-    tried.append(search.ordered())
+    larger = search.ordered()
     search.grow(1)
-    tried.append(search.ordered())
+    tried = [(), search.ordered()]
     for transform in search.gray_codes()[: lib.TD_MAX_TRANSFORMS - len(search.chosen)] if gray else []:
         search.take(transform)
     tried.append(search.ordered())
     sizes = {t: size(apply_transforms(t, rows, width)) for t in dict.fromkeys(tried)}
     each = lib.TD_TRANSFORM_RECORD + 2 * sizes[()] // LEAST_SHARE
-    return min(sizes, key=lambda t: sizes[t] + each * len(t))
+    best = min(sizes, key=lambda t: sizes[t] + each * len(t))
+    if best or larger in sizes:
+        return best
+    return larger if size(apply_transforms(larger, rows, width)) + each * len(larger) < sizes[()] else ()
 
 
 class _Search:
-    """What each transform promises to save, by a sample of rows.
+    """What each transform promises to save, by a sample of rows; bits are in 1/65536.
 
     What a feature is predicted by is the others' values, so these have to be there first: no feature is predicted by
     one that is predicted by it.
@@ -110,12 +102,12 @@ class _Search:
 
     def __init__(self, rows: Rows, width: int) -> None:
         self.chosen: tuple[Transform, ...] = ()
-        self._columns = np.ascontiguousarray(rows[:: len(rows) // SAMPLE + 1].T)
-        self._left = self._columns.copy()  # what the transforms chosen so far leave of them
+        self._sample = _Columns(rows[:: len(rows) // SAMPLE + 1], width)
         self._width = width
-        self._cost = _spread(self._columns, width)
-        self._least = max(LEAST_BITS, float(self._cost.sum()) / LEAST_SHARE)
-        self._clipped, self._norm = _clip(self._columns)
+        self._plain = self._sample.bits()
+        self._cost = list(self._plain)
+        self._least = max(BIT * LEAST_BITS, sum(self._plain) / LEAST_SHARE)
+        self._least_alike = 1 - 0.25 ** (self._least / BIT)  # a correlation of r saves log2(1 / (1 - r^2)) / 2 bits
         self._needs: dict[int, set[int]] = {}  # features that must be there before a changed one, and itself
         self._promised: dict[int, tuple[float, Transform] | None] = {}
 
@@ -133,38 +125,39 @@ class _Search:
 
     def reconsider(self) -> bool:
         """Plans features anew without one that predicts them, as what promises most may lead astray; whether it did."""
-        before, self._promised = self.chosen, {}
+        before, promised, self._promised = self.chosen, self._promised, {}
         for transform in before:
             feature = transform.feature
-            chosen, left, cost = self.chosen, self._left[feature].copy(), self._cost[feature]
-            self._set(feature, tuple(t for t in chosen if t.feature != feature), self._columns[feature])
+            chosen, left, cost = self.chosen, self._sample.left[feature].copy(), self._cost[feature]
+            others = tuple(t for t in chosen if t.feature != feature)
+            self._set(feature, others, self._sample.columns[feature], self._plain[feature])
             while len(self.chosen) < lib.TD_MAX_TRANSFORMS and (found := self._promise(feature, transform.other)):
                 self.take(found[1])
-            if self._cost[feature] >= cost - LEAST_BITS:
-                self._set(feature, chosen, left)
-        self._promised = {}
+            if self._cost[feature] >= cost - BIT * LEAST_BITS:
+                self._set(feature, chosen, left, cost)
+        self._promised = promised if self.chosen == before else {}
         return self.chosen != before
 
     def gray_codes(self) -> list[Transform]:
         """Those that lower the entropies of a feature's bits, also of what it has above its minimum; the best first."""
-        saved = _gray_saves(np.ascontiguousarray(self._left.T), self._width)
+        saved = BIT * _gray_saves(np.ascontiguousarray(self._sample.left.T), self._width)
         order = np.argsort(-saved, kind="stable").tolist()
         return [Transform(feature) for feature in order if saved[feature] >= self._least]
 
     def take(self, transform: Transform) -> None:
-        feature, chosen = transform.feature, _joined(self.chosen, transform)
-        if transform.factor == 0:
-            self._set(feature, chosen, self._left[feature] ^ self._left[feature] >> np.uint32(1))
-        else:
-            self._set(feature, chosen, self._residue(transform))
+        feature = transform.feature
+        self._cost[feature] = self._sample.take(transform)
+        self._choose(_joined(self.chosen, transform))
         self._promised = {f: item for f, item in self._promised.items()
                           if f != feature and not (item and f in self._needed(item[1].other))}  # fmt: skip
 
-    def _set(self, feature: int, chosen: tuple[Transform, ...], left: Rows) -> None:
+    def _set(self, feature: int, chosen: tuple[Transform, ...], left: Rows, cost: int) -> None:
         """With these transforms, which leave `left` of the feature."""
-        self.chosen, self._left[feature] = chosen, left
-        self._cost[feature] = _spread(self._left[feature : feature + 1], self._width)[0]
-        self._needs = {t.feature: {t.feature} for t in chosen}
+        self._sample.left[feature], self._cost[feature] = left, cost
+        self._choose(chosen)
+
+    def _choose(self, chosen: tuple[Transform, ...]) -> None:
+        self.chosen, self._needs = chosen, {t.feature: {t.feature} for t in chosen}
         for t in chosen:
             more = self._needed(t.other) if t.factor else set()
             for needs in self._needs.values():
@@ -175,7 +168,7 @@ class _Search:
         return self._needs.get(feature, {feature})
 
     def _most_promising(self) -> tuple[float, Transform | None]:
-        for feature in range(len(self._columns)):
+        for feature in range(len(self._cost)):
             if feature not in self._promised:
                 self._promised[feature] = self._promise(feature)
         promised = [item for item in self._promised.values() if item]
@@ -185,41 +178,55 @@ class _Search:
         """What promises to save the most bits of a feature, if that is enough; `without`: not by this feature."""
         if self._cost[feature] < self._least:
             return None
-        changed = any(transform.feature == feature for transform in self.chosen)
-        clipped, norm = _clip(self._left[[feature]]) if changed else (self._clipped[[feature]], self._norm[[feature]])
-        d = len(self._columns)
-        near = range(d) if d <= ALL_PAIRS else range(max(0, feature - NEAR), min(d, feature + NEAR + 1))
-        alike = self._clipped[near.start : near.stop] @ clipped[0]
-        least = 1 - 0.25**self._least  # a correlation of r saves log2(1 / (1 - r^2)) / 2 bits
-        found: list[Transform] = []
-        for at in np.argsort(-np.abs(alike), kind="stable")[: TRIED + 1].tolist():
-            if alike[at] ** 2 >= least and near[at] != without and feature not in self._needed(near[at]):
-                found += self._differences(feature, near[at], float(alike[at] * norm[0] / self._norm[near[at]]))
+        barred = [other for other, needs in self._needs.items() if feature in needs]
+        found = self._sample.promise(feature, [*barred, without] if without is not None else barred, self._least_alike)
         if not found:
             return None
-        left = _spread(np.stack([self._residue(t) for t in found]), self._width)
-        at = int(np.argmin(left))
-        saved = float(self._cost[feature] - left[at])
-        return (saved, self._turned(found[at])) if saved >= self._least else None
+        saved = self._cost[feature] - found[0]
+        return (saved, found[1]) if saved >= self._least else None
 
-    def _differences(self, feature: int, other: int, slope: float) -> list[Transform]:
-        shift = min(max(0, PRECISION - int(np.floor(np.log2(abs(slope))))), 32 - self._width)
-        factors = {(int(np.sign(slope)), 0), (round(slope), 0), (round(slope * 2**shift), shift)}
-        return [Transform(feature, other, *pair) for pair in sorted(factors) if 0 < abs(pair[0]) < 2**15]
 
-    def _residue(self, transform: Transform) -> Rows:
-        product = self._columns[transform.other] * np.uint32(transform.factor % 2**32)
-        residue: Any = self._left[transform.feature] - (product >> np.uint32(transform.shift))
-        residue -= np.uint32((transform.turn << self._width) >> 8)
-        return np.asarray(residue & np.uint32(2**self._width - 1))
+class _Columns:
+    """A sample of rows, feature by feature, for relate.c. `left` is what transforms leave of `columns`."""
 
-    def _turned(self, transform: Transform) -> Transform:
-        """With a turn that brings the widest range without values to the end."""
-        values = np.sort(self._residue(transform)).astype(np.int64)
-        gaps = np.diff(values, append=values[0] + 2**self._width)
-        at = int(np.argmax(gaps))
-        middle = int(values[at] + gaps[at] // 2) % 2**self._width
-        return replace(transform, turn=(middle << 8) >> self._width)
+    def __init__(self, rows: Rows, width: int) -> None:
+        self.columns = np.ascontiguousarray(rows.T)
+        self.left = self.columns.copy()
+        d, n = self.columns.shape
+        self._relation = ffi.new("td_relation *", (n, d, width))
+        self._facts, self._found = ffi.new("td_column[]", d), ffi.new("td_promise *")
+        self._kept = (
+            view(self.columns, "const uint32_t[]"), ffi.from_buffer("uint32_t[]", self.left),
+            ffi.new("int16_t[]", (d + 1) * n), self._facts, ffi.new("uint32_t[]", 2 * n),
+        )  # fmt: skip
+        relation = self._relation
+        relation.columns, relation.left, relation.clipped, relation.column, relation.work = self._kept
+        check(lib.td_relate_survey(relation), "looking at columns")
+
+    def bits(self) -> list[int]:
+        """What a value of each feature takes."""
+        return [column.bits for column in self._facts]
+
+    def closest(self) -> float:
+        """The largest square of a correlation of two features."""
+        return float(lib.td_relate_closest(self._relation))
+
+    def promise(self, feature: int, barred: list[int], least: float) -> tuple[int, Transform] | None:
+        """The difference that leaves the fewest bits of a feature, and these. Neither what is `barred` predicts it, nor
+        anything with a correlation whose square is below `least`."""
+        flags = bytearray(len(self.columns))
+        for other in barred:
+            flags[other] = 1
+        status = lib.td_relate_promise(self._relation, feature, view(flags), least, self._found)
+        if not check(status, "relating columns"):
+            return None
+        return self._found.bits, read_transforms(bytes(self._found.record))[0]
+
+    def take(self, transform: Transform) -> int:
+        """Bits of what this leaves of its feature."""
+        bits = ffi.new("uint32_t *")
+        check(lib.td_relate_take(self._relation, transform.record(), bits), "applying a transform")
+        return int(bits[0])
 
 
 def _joined(transforms: tuple[Transform, ...], last: Transform) -> tuple[Transform, ...]:
@@ -231,16 +238,6 @@ def _joined(transforms: tuple[Transform, ...], last: Transform) -> tuple[Transfo
             merged = replace(t, factor=factor, turn=(t.turn + last.turn) % 256)
             return (*transforms[:at], merged, *transforms[at + 1 :])
     return (*transforms, last)
-
-
-def _clip(columns: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Columns without their rare values, which would hide what they share: of mean 0 and length 1; their lengths."""
-    n = columns.shape[1]
-    ends = np.sort(columns, axis=1)[:, [n // 16, n - 1 - n // 16]].astype(np.float64)
-    clipped = np.clip(columns, ends[:, :1], ends[:, 1:])
-    clipped -= clipped.mean(axis=1, keepdims=True)
-    norm = np.sqrt((clipped**2).sum(axis=1))
-    return clipped / np.where(norm > 0, norm, 1)[:, None], norm
 
 
 def _gray_saves(rows: Rows, width: int) -> npt.NDArray[np.float64]:
@@ -255,15 +252,3 @@ def _gray_saves(rows: Rows, width: int) -> npt.NDArray[np.float64]:
     share = np.clip(ones / len(rows), 1e-12, 1 - 1e-12)
     plain, moved, gray = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum(axis=1).reshape(3, d)
     return np.asarray(np.minimum(plain, moved) - gray)
-
-
-def _spread(columns: Rows, width: int) -> npt.NDArray[np.float64]:
-    """Bits a value of each row of `columns` takes, by how far apart its values are around a circle of 2^width.
-
-    That is Vasicek's estimate of entropy, 1976.
-    """
-    n = columns.shape[1]
-    step = max(1, n // 64)
-    values = np.sort(columns, axis=1)
-    apart = (np.roll(values, -step, axis=1) - values) & np.uint32(2**width - 1)
-    return np.asarray(np.log2(np.maximum(apart * (n / step), 1)).mean(axis=1))
