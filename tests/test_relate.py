@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tinydream._native import ffi, lib
 from tinydream.errors import CoreError
-from tinydream.transforms import BIT, Transform, _Columns, apply_transforms, plan_transforms
+from tinydream.packs.transforms import BIT, Transform, _Columns, apply_transforms, plan_transforms
 
 QUICK = settings(max_examples=100, deadline=None)
 Rows = npt.NDArray[np.uint32]
