@@ -26,7 +26,7 @@ class SortedPart:
 
     data: bytes
     header: Any
-    order: Numbers
+    order: Rows
     keys: Keys
     n_key: int
 
@@ -95,7 +95,7 @@ def encode_sorted(rows: Rows, width: int) -> SortedPart | None:
     stored = _stored(rows, plan)
     keys, order = _sort(_keys(stored, plan.bits), len(plan.bits))
     coded = _encode(stored, order, keys, width, plan)
-    return SortedPart(*coded, order.astype(np.int64), keys, len(plan.bits)) if coded else None
+    return SortedPart(*coded, order, keys, len(plan.bits)) if coded else None
 
 
 def _lists(rows: Rows, sample: Rows, width: int, low: Rows, high: Rows) -> list[Rows]:
@@ -262,11 +262,11 @@ def _encode(rows: Rows, order: Rows, keys: Keys, width: int, plan: KeyPlan) -> t
     capacity = size_bits // 8 + 4 * len(plan.bits) + 64
     if capacity >= 2**31:
         return None
-    out, base, header = ffi.new("uint8_t[]", capacity), ffi.new("uint32_t[]", d), ffi.new("td_part_header *")
+    out, base, header = np.empty(capacity, dtype=np.uint8), ffi.new("uint32_t[]", d), ffi.new("td_part_header *")
     length = lib.td_encode_keys(
         view(rows, "const uint32_t[]"), view(order, "const uint32_t[]"), view(keys, "const uint64_t[]"), n, d, width,
-        wanted, base, out, capacity, header,
+        wanted, base, ffi.from_buffer("uint8_t[]", out), capacity, header,
     )  # fmt: skip
     if length == lib.TD_E_FULL:
         return None
-    return bytes(ffi.buffer(out, check(length, "encoding sorted rows"))), header
+    return out[: check(length, "encoding sorted rows")].tobytes(), header
