@@ -4,8 +4,8 @@
 
 Rows are those of the watch int8 set in random order, over and over, each value with noise of -1, 0 or 1 added. Rows
 with many features are 2,000 windows of consecutive rows of it. Doubling the one or the other should double seconds of
-CPU, of which the smallest of some runs is taken, of three at least: the first may wait for memory that no process had
-before. Decoding is Pack.decode into an array of the pack's narrowest type.
+CPU, of which the smallest of two seconds of runs is taken, and of three at least: the first may wait for memory that no
+process had before. Decoding is Pack.decode into an array of the pack's narrowest type.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tinydream.table import Table, table_from_arrays
 
 FEWEST_ROWS, MOST_ROWS = 10_000, 10_240_000
 FEWEST_FEATURES, MOST_FEATURES, N_WINDOWS = 16, 4_096, 2_000
-ENOUGH = 1.0  # seconds of runs
-LEAST_RUNS, RUNS = 3, 5
+ENOUGH = 2.0  # seconds of runs
+LEAST_RUNS = 3
 Measured = tuple[int, float, float, int]  # rows or features, seconds of packing and of decoding, bytes of the pack
 
 
@@ -57,15 +57,12 @@ def doublings(fewest: int, most: int) -> list[int]:
 
 def cpu_time(call: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of the fastest run, and what it returned."""
-    best, total = float("inf"), 0.0
-    for run in range(RUNS):
+    runs: list[float] = []
+    while sum(runs) < ENOUGH or len(runs) < LEAST_RUNS:
         start = time.process_time()
         result = call()
-        took = time.process_time() - start
-        best, total = min(best, took), total + took
-        if total > ENOUGH and run + 1 >= LEAST_RUNS:
-            break
-    return best, result
+        runs.append(time.process_time() - start)
+    return min(runs), result
 
 
 def measure(make: Callable[[int], Table], sizes: Sequence[int]) -> list[Measured]:
