@@ -4,7 +4,9 @@
 
 Rows are those of the watch int8 set in random order, over and over, each value with noise of -1, 0 or 1 added. Rows
 with many features are 2,000 windows of consecutive rows of it. Doubling the one or the other should double seconds of
-CPU, of which the smallest of some runs is taken. Decoding is Pack.decode into an array of the pack's narrowest type.
+CPU. All sizes take turns, and the fastest run of each counts, so that what else a machine does slows none of them more
+than the others; each turn has three runs at least, as the first may wait for memory that no process had lately.
+Decoding is Pack.decode into an array of the pack's narrowest type.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from tinydream.tables.table import Table, table_from_arrays
 
 FEWEST_ROWS, MOST_ROWS = 10_000, 10_240_000
 FEWEST_FEATURES, MOST_FEATURES, N_WINDOWS = 16, 4_096, 2_000
-ENOUGH = 1.0  # seconds of runs
-RUNS = 5
+ROUNDS = 8
+ENOUGH, LEAST_RUNS = 0.1, 3  # seconds, and runs, in a turn
 Measured = tuple[int, float, float, int]  # rows or features, seconds of packing and of decoding, bytes of the pack
 
 
@@ -54,33 +56,34 @@ def doublings(fewest: int, most: int) -> list[int]:
     return [fewest << i for i in range((most // fewest).bit_length())]
 
 
-def cpu_time(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the fastest run, and what it returned."""
-    best, total = float("inf"), 0.0
-    for _ in range(RUNS):
+def cpu_time(call: Callable[[], Any]) -> float:
+    """Seconds of the fastest run."""
+    runs: list[float] = []
+    while sum(runs) < ENOUGH or len(runs) < LEAST_RUNS:
         start = time.process_time()
-        result = call()
-        took = time.process_time() - start
-        best, total = min(best, took), total + took
-        if total > ENOUGH:
-            break
-    return best, result
+        call()
+        runs.append(time.process_time() - start)
+    return min(runs)
 
 
 def measure(make: Callable[[int], Table], sizes: Sequence[int]) -> list[Measured]:
-    found: list[Measured] = []
-    for size in sizes:
-        table = make(size)
-        packing, made = cpu_time(lambda table=table: pack(table))
-        found.append((size, packing, decoding(made), len(made.data)))
-        print(found[-1], file=sys.stderr, flush=True)
+    tables = [make(size) for size in sizes]
+    packs = [pack(table) for table in tables]
+    found: list[Measured] = [(size, np.inf, np.inf, len(made.data)) for size, made in zip(sizes, packs, strict=True)]
+    for turn in range(ROUNDS * len(sizes)):
+        i = turn % len(sizes)
+        size, packing, decoded, n_bytes = found[i]
+        packing = min(packing, cpu_time(lambda table=tables[i]: pack(table)))
+        found[i] = (size, packing, min(decoded, decoding(packs[i])), n_bytes)
+    for each in found:
+        print(each, file=sys.stderr, flush=True)
     return found
 
 
 def decoding(made: Pack) -> float:
     out = np.empty((len(made), made.n_features), made.dtype)
     made.decode(out=out)
-    return cpu_time(lambda: made.decode(out=out))[0]
+    return cpu_time(lambda: made.decode(out=out))
 
 
 def render(rows: list[Measured], features: list[Measured]) -> str:

@@ -124,6 +124,7 @@ void td_key_stored(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, c
 /* What a byte of a feature adds to the key. */
 typedef struct byte_table {
     uint32_t feature;
+    uint32_t low; /* taken off the feature */
     uint32_t shift;
     uint64_t entry[256];
 } byte_table;
@@ -133,7 +134,7 @@ uint32_t td_key_work_size(uint32_t n_key)
     return n_key * (uint32_t)sizeof(byte_table);
 }
 
-static uint32_t make_tables(const uint32_t *key_bits, uint32_t n_key, byte_table *tables)
+static uint32_t make_tables(const uint32_t *low, const uint32_t *key_bits, uint32_t n_key, byte_table *tables)
 {
     uint32_t n = 0;
     for (uint32_t b = 0; b < n_key; b++) {
@@ -141,6 +142,7 @@ static uint32_t make_tables(const uint32_t *key_bits, uint32_t n_key, byte_table
         while (t < n && (tables[t].feature != feature || tables[t].shift != shift)) t++;
         if (t == n) {
             tables[t].feature = feature;
+            tables[t].low = low[feature];
             tables[t].shift = shift;
             memset(tables[t].entry, 0, sizeof tables[t].entry);
             n++;
@@ -152,16 +154,19 @@ static uint32_t make_tables(const uint32_t *key_bits, uint32_t n_key, byte_table
     return n;
 }
 
-void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
-                 uint32_t n_key, uint64_t *keys, void *work)
+static uint64_t key_of(const uint32_t *row, const byte_table *table, uint32_t n_tables)
+{
+    uint64_t key = 0;
+    for (; n_tables; n_tables--, table++) key |= table->entry[(row[table->feature] - table->low) >> table->shift & 0xFFu];
+    return key;
+}
+
+void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low,
+                 const uint32_t *key_bits, uint32_t n_key, uint64_t *keys, void *work)
 {
     byte_table *tables = (byte_table *)work;
-    uint32_t n = make_tables(key_bits, n_key, tables);
-    for (uint32_t i = 0; i < n_rows; i++, rows += n_features) {
-        uint64_t key = 0;
-        for (uint32_t t = 0; t < n; t++) key |= tables[t].entry[rows[tables[t].feature] >> tables[t].shift & 0xFFu];
-        keys[i] = key;
-    }
+    uint32_t n = make_tables(low, key_bits, n_key, tables);
+    for (uint32_t i = 0; i < n_rows; i++, rows += n_features) keys[i] = key_of(rows, tables, n);
 }
 
 enum { DIGIT = 8, DIGITS = TD_MAX_KEY / DIGIT };
@@ -283,6 +288,15 @@ uint64_t td_key_length(const uint64_t *keys, uint32_t n_rows, uint32_t step, uin
     return least;
 }
 
+void td_key_cells(const uint64_t *keys, uint32_t n_rows, uint32_t most, uint8_t *starts)
+{
+    uint32_t steps[TD_MAX_KEY + 1] = {0}, least = TD_MAX_KEY + 1, n_cells = 1; /* steps from row to row, by bit length */
+    for (uint32_t i = 1; i < n_rows; i++) steps[bit_length(keys[i] ^ keys[i - 1u])]++;
+    while (least > 1u && n_cells + steps[least - 1u] <= most) n_cells += steps[--least];
+    starts[0] = 1;
+    for (uint32_t i = 1; i < n_rows; i++) starts[i] = bit_length(keys[i] ^ keys[i - 1u]) >= least;
+}
+
 /* ------------------------------------------------------------------- encode */
 
 static void write_long(uint8_t *stream, uint32_t at, uint32_t n_bits, uint64_t value)
@@ -364,7 +378,7 @@ static void write_keys(uint8_t *out, const layout *l, const uint64_t *keys, uint
 
 /* Plan, offsets, dictionaries, base and the key's bits. */
 static void write_head(uint8_t *out, const layout *l, const uint32_t *base, const uint32_t *first_row,
-                       uint32_t n_features, uint32_t width, const td_key_plan *plan)
+                       const uint32_t *low, uint32_t n_features, uint32_t width, const td_key_plan *plan)
 {
     uint32_t at = 0;
     for (uint32_t f = 0; f < n_features; f++) {
@@ -372,7 +386,7 @@ static void write_head(uint8_t *out, const layout *l, const uint32_t *base, cons
         td_write_bits(out, f * width, width, base[f]);
         if (plan->offsets) td_write_bits(out + l->dictionary / 2u, f * width, width, plan->offsets[f]);
         if (plan->n_entries) td_put16(out + l->dictionary + 2u * f, plan->n_entries[f]);
-        td_write_bits(out + l->base, at, n_bits, td_gather(first_row[f] & plan->constant[f], base[f]));
+        td_write_bits(out + l->base, at, n_bits, td_gather((first_row[f] - low[f]) & plan->constant[f], base[f]));
         at += n_bits;
     }
     for (uint32_t e = 0; e < l->n_entries; e++) {
@@ -409,8 +423,36 @@ static uint32_t base_of(const td_key_plan *plan, uint32_t feature)
     return mask;
 }
 
-int td_encode_keys(const uint32_t *rows, const uint32_t *order, const uint64_t *keys, uint32_t n_rows,
-                   uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base, uint8_t *out, uint32_t capacity, td_part_header *header)
+/* Whether all values fit the width: seen in order, which takes less time than in that of the keys. */
+static bool all_fit(const uint32_t *restrict rows, uint32_t n_rows, uint32_t n_features, const uint32_t *restrict low,
+                    uint32_t width)
+{
+    uint32_t above = 0;
+    for (uint32_t i = 0; i < n_rows; i++, rows += n_features) {
+        for (uint32_t f = 0; f < n_features; f++) above |= rows[f] - low[f];
+    }
+    return (above & ~td_low_mask(width)) == 0;
+}
+
+enum { AHEAD = 16 }; /* rows: they come from anywhere, and are asked for so long before */
+
+/* The bits of rows in `rest`, in the order of the keys. */
+static void write_rows(uint8_t *out, const uint32_t *rows, const uint32_t *low, const uint32_t *order, uint32_t n_rows,
+                       uint32_t n_features, const uint32_t *rest)
+{
+    td_writer w;
+    td_writer_start(&w, out, 0);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        const uint32_t *row = rows + (size_t)order[i] * n_features;
+        if (n_rows - i > AHEAD) td_fetch(rows + (size_t)order[i + AHEAD] * n_features);
+        for (uint32_t f = 0; f < n_features; f++) td_writer_gather(&w, row[f] - low[f], rest[f]);
+    }
+    td_writer_end(&w);
+}
+
+int td_encode_keys(const uint32_t *rows, const uint32_t *low, const uint32_t *order, const uint64_t *keys,
+                   uint32_t n_rows, uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base,
+                   uint8_t *out, uint32_t capacity, td_part_header *header)
 {
     layout l;
     int status = check_plan(n_rows, n_features, width, plan);
@@ -419,20 +461,12 @@ int td_encode_keys(const uint32_t *rows, const uint32_t *order, const uint64_t *
     status = lay_out(&l, base, keys, n_rows, n_features, width, plan);
     if (status != TD_OK) return status;
     if (l.size > capacity || l.size > ~0u >> 1) return TD_E_FULL; /* the largest int */
+    if (!all_fit(rows, n_rows, n_features, low, width)) return TD_E_RANGE;
     memset(out, 0, (size_t)l.size);
-    write_head(out, &l, base, rows, n_features, width, plan);
+    write_head(out, &l, base, rows, low, n_features, width, plan);
     write_keys(out, &l, keys, n_rows, plan);
-    uint32_t all = td_low_mask(width);
-    td_writer w;
-    td_writer_start(&w, out + l.rows, 0);
-    for (uint32_t i = 0; i < n_rows; i++) {
-        const uint32_t *row = rows + (size_t)order[i] * n_features;
-        for (uint32_t f = 0; f < n_features; f++) {
-            if (row[f] & ~all) return TD_E_RANGE;
-            td_writer_gather(&w, row[f], all & ~base[f]);
-        }
-    }
-    td_writer_end(&w);
+    for (uint32_t f = 0; f < n_features; f++) base[f] = td_low_mask(width) & ~base[f];
+    if (l.size > l.rows) write_rows(out + l.rows, rows, low, order, n_rows, n_features, base);
     header->n_rows = n_rows;
     header->n_bases = (uint16_t)plan->n_key;
     header->base_bits = l.base_bits;

@@ -496,9 +496,9 @@ int td_relate_promise(td_relation *relation, uint32_t feature, const uint8_t *ba
 /* Applies a transform to what is left of its feature; *bits: a value takes then. */
 int td_relate_take(td_relation *relation, const uint8_t *record, uint32_t *bits);
 /* keys.c: parts whose rows are sorted by a key (docs/DESIGN.md, "Rows have no order"). A key is made of n_key bits
- * of a row, most significant first; key_bits[i] = feature * 32 + bit, bit 0 the least significant. */
-void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *key_bits,
-                 uint32_t n_key, uint64_t *keys, void *work);
+ * of a row less low, most significant first; key_bits[i] = feature * 32 + bit, bit 0 the least significant. */
+void td_key_rows(const uint32_t *rows, uint32_t n_rows, uint32_t n_features, const uint32_t *low,
+                 const uint32_t *key_bits, uint32_t n_key, uint64_t *keys, void *work);
 /* Bytes of work for td_key_rows: a table of 256 entries for each byte of a feature that has key bits. */
 uint32_t td_key_work_size(uint32_t n_key);
 /* What all rows say of each feature: low[f] is its least value, high[f] the largest less that. Both have 4 * n_features
@@ -528,6 +528,9 @@ uint64_t td_key_cost(const uint64_t *keys, uint32_t n_rows, uint32_t step, uint3
 /* How many leading bits of n_key make the smallest part, of every TD_KEY_TRIED-th length: *length; returns what keys and the bits
  * left out take then. */
 uint64_t td_key_length(const uint64_t *keys, uint32_t n_rows, uint32_t step, uint32_t n_key, uint32_t *length);
+/* Cells of sorted keys: rows that agree in the first bits, as many bits as give at most `most` cells. starts[i] becomes
+ * 1 where row i begins one, else 0. Cost: O(n_rows). */
+void td_key_cells(const uint64_t *keys, uint32_t n_rows, uint32_t most, uint8_t *starts);
 
 typedef struct td_key_plan {
     const uint32_t *constant;   /* n_features: bits in which all rows agree */
@@ -538,10 +541,10 @@ typedef struct td_key_plan {
     uint32_t n_key;
 } td_key_plan;
 
-/* As td_encode_part, for rows sorted by their keys: keys[i] is that of row order[i]. Features with a dictionary hold
- * numbers of entries. base: n_features entries of scratch. */
-int td_encode_keys(const uint32_t *rows, const uint32_t *order, const uint64_t *keys, uint32_t n_rows,
-                   uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base,
+/* As td_encode_part, for rows less low (n_features) sorted by their keys: keys[i] is that of row order[i]. Features with
+ * a dictionary hold numbers of entries. base: n_features entries of scratch. */
+int td_encode_keys(const uint32_t *rows, const uint32_t *low, const uint32_t *order, const uint64_t *keys,
+                   uint32_t n_rows, uint32_t n_features, uint32_t width, const td_key_plan *plan, uint32_t *base,
                    uint8_t *out, uint32_t capacity, td_part_header *header);
 /* archive.c: rows in adaptive binary range codes (docs/SPEC.md, "Archive"); 64-bit machines only, see TD_ARCHIVE.
  * plan: a record of 6 bytes a feature; bits, 8 to 22: of the number of probabilities. Rows lie in parts one behind the

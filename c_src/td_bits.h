@@ -49,6 +49,16 @@ static inline uint32_t td_count_byte(uint32_t byte)
     return (byte + (byte >> 4)) & 0x0Fu;
 }
 
+/* Asks for memory that is read soon; without effect where a compiler or a processor cannot. */
+static inline void td_fetch(const void *memory)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(memory);
+#else
+    (void)memory;
+#endif
+}
+
 /* ceil(log2 n): bits of an id below n. */
 static inline uint32_t td_id_bits(uint32_t n)
 {

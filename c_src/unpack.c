@@ -8,6 +8,8 @@
 #include "transform.h"
 
 enum { STEPS = 6, GROUP = 4, WORD = 64, MANY_ROWS = 2048 };
+/* Rows of so many bytes are read so few at a time, as the ends of more of them would push each other out of a cache. */
+enum { LONG_ROW = 2048, FEW_ROWS = 8 };
 static const uint32_t NO_PART = 0xFFFFFFFFu;
 
 /* Moves the lowest n_bits of a word to where a mask has ones, in order. */
@@ -630,6 +632,7 @@ int td_unpacker_stored(const td_unpacker *u, uint32_t first, uint32_t count, voi
         uint32_t row = first - from->part.first_row, n = TD_KEY_BLOCK - row % TD_KEY_BLOCK;
         if (n > from->part.n_rows - row) n = from->part.n_rows - row;
         if (n > count) n = count;
+        if (n > FEW_ROWS && stride >= LONG_ROW) n = FEW_ROWS;
         read_block(u, from, row, n, out, end);
         out += n * stride;
         first += n;

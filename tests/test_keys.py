@@ -87,6 +87,22 @@ def test_codes_take_the_fewest_bits(found: list[int], n_key: int, drop: int) -> 
     assert least == min(size(drop) for drop in range(0, n_key, lib.TD_KEY_TRIED)) == size(n_key - length[0])
 
 
+@QUICK
+@example(found=[0, 2**64 - 1], most=2)
+@given(found=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 40), min_size=1, max_size=200),
+       most=st.integers(1, 220))  # fmt: skip
+def test_cells_are_the_most_that_leading_bits_give(found: list[int], most: int) -> None:
+    own = sorted(found)
+    starts = np.empty(len(own), dtype=np.bool_)
+    lib.td_key_cells(np_view(own), len(own), most, ffi.from_buffer("uint8_t[]", starts))
+    cells = [[i == 0 or own[i - 1] >> drop != own[i] >> drop for i in range(len(own))] for drop in range(65)]
+    assert starts.tolist() == next(cell for cell in cells if sum(cell) <= most)
+
+
+def np_view(keys: list[int]) -> Any:
+    return view(np.array(keys, dtype=np.uint64), "const uint64_t[]")
+
+
 def some_table(seed: int) -> tuple[np.ndarray, int]:
     """Columns of all kinds: signals, categories, counters, what repeats with a rhythm."""
     random = np.random.default_rng(seed)

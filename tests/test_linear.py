@@ -1,6 +1,7 @@
-"""Packing, opening and decoding take work in proportion to rows and to features: counted, not timed.
+"""Packing, opening and decoding take work and memory in proportion to rows and to features: counted, not timed.
 
 The core is built once more with a call at each of its basic blocks (-fsanitize-coverage=trace-pc), which counts them.
+Memory is what arrays take, as fresh pages of it cost as much time as what is done in them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tinydream.packing import pack
+from tinydream.table import table_from_arrays
 
 ROOT = Path(__file__).parent.parent
 COUNTER = "unsigned long long n_blocks; void __sanitizer_cov_trace_pc(void) { n_blocks++; }"
@@ -76,3 +82,18 @@ def test_four_times_as_much_takes_about_four_times_the_work(
     assert min(small.values()) > 1000  # the counter is wired in
     for what in small:
         assert large[what] / small[what] < 6, (what, small[what], large[what])
+
+
+@pytest.mark.parametrize("n_labels", [1, 4])
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+def test_packing_holds_the_rows_once_and_what_sorting_them_takes(n_labels: int, dtype: type) -> None:
+    n_rows, n_features = 200_000, 6
+    rows = np.clip(np.random.default_rng(0).normal(0, 20, (n_rows, n_features)), -128, 127).astype(dtype)
+    table = table_from_arrays(rows, np.arange(n_rows) * n_labels // n_rows)
+    tracemalloc.start()
+    try:
+        pack(table)
+        peak = tracemalloc.get_traced_memory()[1] / n_rows
+    finally:
+        tracemalloc.stop()
+    assert 4 * n_features < peak < 4 * n_features + 2 * (8 + 4) + 12, peak  # rows; keys and order, twice; what is left

@@ -386,6 +386,18 @@ def test_large_tables_lose_nothing_but_their_order(
         assert_as_specified(made)
 
 
+def test_long_rows_are_read_few_at_a_time_and_stay_the_same() -> None:
+    random = np.random.default_rng(4)
+    rows = random.integers(0, 2, (400, 600)) * random.integers(
+        1, 2**20, 600
+    )  # 2,400 bytes a row, several a key's block
+    made = pack(table_from_arrays(rows, None), per_class=len(rows))
+    assert keyed(made) == [lib.TD_PART_KEYS] and made.dtype == np.int32
+    assert np.array_equal(made.decode(), np.array([made[i] for i in range(len(made))]))
+    assert np.array_equal(made.decode(131, 100), made.decode()[131:231])
+    assert multiset(made[:], made.labels) == multiset(rows, np.zeros(len(rows), int))
+
+
 def test_sorted_rows_are_smaller_and_their_samples_are_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(3).normal(0, 40, (3000, 4)).astype(np.int16)
     rows[:, 3] = rows[:, 3] // 20 * 321

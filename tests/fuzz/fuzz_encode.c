@@ -285,25 +285,28 @@ static uint32_t make_lists(job *j, source *s, uint32_t *rows, uint32_t n, uint16
     return n_all;
 }
 
-/* Less their least values, in place. */
-static void move(const job *j, uint32_t *rows, uint32_t n, uint32_t *offsets)
+/* Less their least values, in place, unless that is left to the encoder: then low is what it takes off, else 0. */
+static void move(const job *j, uint32_t *rows, uint32_t n, uint32_t *offsets, bool later, uint32_t *low)
 {
-    uint32_t d = j->n_features, low[4 * MAX_FEATURES], high[4 * MAX_FEATURES], start[MAX_FEATURES];
+    uint32_t d = j->n_features, high[4 * MAX_FEATURES], start[MAX_FEATURES];
     td_key_survey(rows, n, d, low, high);
     for (uint32_t f = 0; f < d; f++) {
         start[f] = TD_KEY_NO_LIST;
         offsets[f] = low[f];
     }
+    if (later) return;
     td_key_stored(rows, n, d, low, start, NULL, rows);
+    memset(low, 0, d * sizeof *low);
 }
 
 /* Rows that were given, in the order of the keys. */
-static void sort_given(job *j, const uint32_t *rows, uint32_t n, int32_t *given, const uint32_t *key_bits, uint32_t n_key)
+static void sort_given(job *j, const uint32_t *rows, uint32_t n, const uint32_t *low, int32_t *given,
+                       const uint32_t *key_bits, uint32_t n_key)
 {
     static int32_t kept[MAX_ROWS * MAX_FEATURES];
     uint32_t d = j->n_features;
     void *work = memory_of(td_key_work_size(n_key));
-    td_key_rows(rows, n, d, key_bits, n_key, j->keys, work);
+    td_key_rows(rows, n, d, low, key_bits, n_key, j->keys, work);
     free(work);
     td_key_sort(j->keys, j->group, n, n_key, j->work, j->order);
     memcpy(kept, given, n * d * sizeof *given);
@@ -319,26 +322,26 @@ static uint32_t encode_keys(job *j, source *s, uint32_t first_row, uint32_t n, u
 {
     static uint32_t entries[MAX_ROWS * MAX_FEATURES], rows[MAX_ROWS * MAX_FEATURES];
     uint32_t constant[MAX_FEATURES], key_bits[TD_MAX_KEY], base[MAX_FEATURES], d = j->n_features;
-    uint32_t none[MAX_FEATURES] = {0}, varying[4 * MAX_FEATURES], scratch[8 * MAX_FEATURES];
+    uint32_t low[4 * MAX_FEATURES] = {0}, varying[4 * MAX_FEATURES], scratch[8 * MAX_FEATURES];
     uint16_t n_entries[MAX_FEATURES];
-    bool moved = toss(s);
+    bool moved = toss(s), listed = toss(s);
     memcpy(rows, j->stored + first_row * d, n * d * sizeof *rows);
-    if (moved) move(j, rows, n, j->offsets);
-    uint32_t n_all = toss(s) ? make_lists(j, s, rows, n, n_entries, entries) : 0u;
-    td_key_varying(rows, n, d, none, varying, scratch);
+    if (moved) move(j, rows, n, j->offsets, !listed, low);
+    uint32_t n_all = listed ? make_lists(j, s, rows, n, n_entries, entries) : 0u;
+    td_key_varying(rows, n, d, low, varying, scratch);
     for (uint32_t f = 0; f < d; f++) {
         constant[f] = td_low_mask(j->width);
-        for (uint32_t i = 1; i < n; i++) constant[f] &= ~(rows[i * d + f] ^ rows[f]);
+        for (uint32_t i = 1; i < n; i++) constant[f] &= ~((rows[i * d + f] - low[f]) ^ (rows[f] - low[f]));
         require(constant[f] == (td_low_mask(j->width) & ~varying[f]));
     }
     uint32_t n_key = choose_key(j, s, constant, key_bits);
     if (n_key == 0) return 0;
-    sort_given(j, rows, n, j->given + first_row * d, key_bits, n_key);
+    sort_given(j, rows, n, low, j->given + first_row * d, key_bits, n_key);
     td_key_plan plan = {constant, moved ? j->offsets : NULL, n_all ? n_entries : NULL, entries, key_bits, n_key};
-    int size = td_encode_keys(rows, j->group, j->keys, n, d, j->width, &plan, base, out, room, header);
+    int size = td_encode_keys(rows, low, j->group, j->keys, n, d, j->width, &plan, base, out, room, header);
     require(size > 0);
     uint8_t *exact = memory_of((uint32_t)size);
-    require(td_encode_keys(rows, j->group, j->keys, n, d, j->width, &plan, base, exact, (uint32_t)size, header) == size);
+    require(td_encode_keys(rows, low, j->group, j->keys, n, d, j->width, &plan, base, exact, (uint32_t)size, header) == size);
     require(memcmp(exact, out, (uint32_t)size) == 0);
     free(exact);
     return (uint32_t)size;

@@ -26,20 +26,15 @@ class SortedPart:
 
     data: bytes
     header: Any
-    order: Numbers
+    order: Rows
     keys: Keys
     n_key: int
 
     def cells(self, most: int) -> npt.NDArray[np.bool_]:
         """Which rows begin a cell: the rows that agree in the key's first bits, as many bits as give `most` cells."""
-        starts = np.zeros(len(self.keys), dtype=bool)
-        starts[0] = True
-        steps = self.keys[1:] ^ self.keys[:-1]
-        if most > len(steps):
-            starts[1:] = steps != 0
-        elif most > 1:  # a step of its bit length divides rows; less than `most` of them may
-            least = 1 << int(np.partition(steps, len(steps) - most)[len(steps) - most]).bit_length()
-            starts[1:] = steps >= least if least < 2**64 else False
+        n = len(self.keys)
+        starts = np.empty(n, dtype=np.bool_)
+        lib.td_key_cells(view(self.keys, "const uint64_t[]"), n, min(most, n), ffi.from_buffer("uint8_t[]", starts))
         return starts
 
 
@@ -92,10 +87,10 @@ def encode_sorted(rows: Rows, width: int) -> SortedPart | None:
     plan = plan_sorted(rows, width)
     if plan is None:
         return None
-    stored = _stored(rows, plan)
-    keys, order = _sort(_keys(stored, plan.bits), len(plan.bits))
-    coded = _encode(stored, order, keys, width, plan)
-    return SortedPart(*coded, order.astype(np.int64), keys, len(plan.bits)) if coded else None
+    stored, low = _stored(rows, plan)
+    keys, order = _sort(_keys(stored, low, plan.bits), len(plan.bits))
+    coded = _encode(stored, low, order, keys, width, plan)
+    return SortedPart(*coded, order, keys, len(plan.bits)) if coded else None
 
 
 def _lists(rows: Rows, sample: Rows, width: int, low: Rows, high: Rows) -> list[Rows]:
@@ -169,10 +164,13 @@ def _differing(rows: Rows, low: Rows) -> Rows:
     return varying[:d]
 
 
-def _stored(rows: Rows, plan: KeyPlan) -> Rows:
-    """The rows less the plan's `low`, and as numbers in its lists."""
-    stored, low = np.empty_like(rows), plan.low
-    for features in _groups(np.flatnonzero([len(found) for found in plan.lists]), plan.high) or [np.zeros(0, np.int64)]:
+def _stored(rows: Rows, plan: KeyPlan) -> tuple[Rows, Rows]:
+    """The rows, as numbers in the plan's lists, and what is still to be taken off them. Without lists no copy."""
+    low, listed = plan.low, np.flatnonzero([len(found) for found in plan.lists])
+    if not len(listed):
+        return rows, low
+    stored = np.empty_like(rows)
+    for features in _groups(listed, plan.high):
         start, tables, at = np.full(len(low), lib.TD_KEY_NO_LIST, dtype=np.uint32), [np.zeros(1, dtype=np.uint32)], 1
         for f in features.tolist():
             tables.append(_numbers(plan.lists[f], plan.high[f]))
@@ -182,7 +180,7 @@ def _stored(rows: Rows, plan: KeyPlan) -> Rows:
             view(np.concatenate(tables), "const uint32_t[]"), ffi.from_buffer("uint32_t[]", stored),
         )  # fmt: skip
         rows, low = stored, np.zeros_like(low)
-    return stored
+    return stored, low
 
 
 def _sort(keys: Keys, n_key: int) -> tuple[Keys, Rows]:
@@ -206,7 +204,7 @@ def _choose_bits(sample: Rows, n: int, step: int, varying: Rows) -> tuple[Rows, 
     tried = []
     for order in orders:
         chosen = (32 * features + bits)[order[: lib.TD_MAX_KEY]].astype(np.uint32)
-        keys, length = _keys(sample, chosen), ffi.new("uint32_t *")
+        keys, length = _keys(sample, np.zeros_like(sample[0]), chosen), ffi.new("uint32_t *")
         whole, spare = ffi.from_buffer("uint64_t[]", keys), ffi.from_buffer("uint64_t[]", np.empty_like(keys))
         lib.td_key_sort(whole, ffi.NULL, m, len(chosen), spare, ffi.NULL)
         size = int(lib.td_key_length(whole, n, step, len(chosen), length))
@@ -236,16 +234,17 @@ def _ones(rows: Rows) -> npt.NDArray[np.uint32]:
     return ones
 
 
-def _keys(rows: Rows, bits: Rows) -> Keys:
+def _keys(rows: Rows, low: Rows, bits: Rows) -> Keys:
     keys = np.empty(len(rows), dtype=np.uint64)
     lib.td_key_rows(
-        view(rows, "const uint32_t[]"), len(rows), rows.shape[1], view(bits, "const uint32_t[]"), len(bits),
-        ffi.from_buffer("uint64_t[]", keys), ffi.new("uint64_t[]", lib.td_key_work_size(len(bits)) // 8),
+        view(rows, "const uint32_t[]"), len(rows), rows.shape[1], view(low, "const uint32_t[]"),
+        view(bits, "const uint32_t[]"), len(bits), ffi.from_buffer("uint64_t[]", keys),
+        ffi.new("uint64_t[]", lib.td_key_work_size(len(bits)) // 8),
     )  # fmt: skip
     return keys
 
 
-def _encode(rows: Rows, order: Rows, keys: Keys, width: int, plan: KeyPlan) -> tuple[bytes, Any] | None:
+def _encode(rows: Rows, low: Rows, order: Rows, keys: Keys, width: int, plan: KeyPlan) -> tuple[bytes, Any] | None:
     n, d = rows.shape
     entries = np.concatenate(plan.lists)
     n_entries = np.array([len(found) for found in plan.lists], dtype=np.uint16)
@@ -262,11 +261,11 @@ def _encode(rows: Rows, order: Rows, keys: Keys, width: int, plan: KeyPlan) -> t
     capacity = size_bits // 8 + 4 * len(plan.bits) + 64
     if capacity >= 2**31:
         return None
-    out, base, header = ffi.new("uint8_t[]", capacity), ffi.new("uint32_t[]", d), ffi.new("td_part_header *")
+    out, base, header = np.empty(capacity, dtype=np.uint8), ffi.new("uint32_t[]", d), ffi.new("td_part_header *")
     length = lib.td_encode_keys(
-        view(rows, "const uint32_t[]"), view(order, "const uint32_t[]"), view(keys, "const uint64_t[]"), n, d, width,
-        wanted, base, out, capacity, header,
+        view(rows, "const uint32_t[]"), view(low, "const uint32_t[]"), view(order, "const uint32_t[]"),
+        view(keys, "const uint64_t[]"), n, d, width, wanted, base, ffi.from_buffer("uint8_t[]", out), capacity, header,
     )  # fmt: skip
     if length == lib.TD_E_FULL:
         return None
-    return bytes(ffi.buffer(out, check(length, "encoding sorted rows"))), header
+    return out[: check(length, "encoding sorted rows")].tobytes(), header

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["model_inputs", "pack", "published_size"]
 
 Groups = npt.NDArray[np.uint32] | None
+Members = slice | npt.NDArray[np.int64]  # the rows of a class
 SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
 WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
 MEASURED = 2048  # rows, of at most so many classes, by whose planned size transforms are chosen
@@ -293,7 +294,7 @@ def _encode(
         coded, undone = _with_transforms(coded, rows, width, table.labels, group, method, most)
     described = schema_section(
         n_rows=len(rows), n_samples=int(coded.begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
-        n_parts=len(coded.parts) // lib.TD_PART_RECORD, width=width, low=minimum, high=minimum + int(rows.max()),
+        n_parts=len(coded.parts) // lib.TD_PART_RECORD, width=width, low=minimum, high=int(table.flat().max()),
         model=model, scale=scale, image=image is not None,
     )  # fmt: skip
     sections = {
@@ -325,7 +326,7 @@ class _Coded:
     parts: bytes
     data: bytes
     begins: npt.NDArray[np.bool_]
-    order: npt.NDArray[np.int64]
+    order: npt.NDArray[Any]
 
 
 def _encode_parts(
@@ -333,21 +334,34 @@ def _encode_parts(
     group: Groups, method: str, most: int, class_wise: bool = True,
 ) -> _Coded:  # fmt: skip
     """A part a class. `plain`: the rows before any transforms."""
-    order = np.argsort(labels, kind="stable") if group is None else np.lexsort((group, labels))
-    sorted_labels = labels[order]
     parts, blobs, starts, stored, at = b"", [], [], [], 0
     shared = None if class_wise else shared_plan(rows, width, method)
-    for label in np.flatnonzero(np.bincount(labels)):
-        members = order[sorted_labels == label]
+    for label, members in _members(labels, group):
         blob, header, begins, own = best_part(
-            _of_class(rows, members), width, method, group, members, most, shared, plain
+            np.ascontiguousarray(rows[members]), width, method, group, members, most, shared, plain
         )
-        parts += part_record(header, at, int(label))
+        parts += part_record(header, at, label)
         blobs.append(blob)
         starts.append(begins)
-        stored.append(members[own])
+        stored.append((own + members.start if members.start else own) if isinstance(members, slice) else members[own])
         at += len(blob)
+    if len(blobs) == 1:
+        return _Coded(parts, blobs[0], starts[0], stored[0])
     return _Coded(parts, b"".join(blobs), np.concatenate(starts), np.concatenate(stored))
+
+
+def _members(labels: npt.NDArray[np.int64], group: Groups) -> Iterator[tuple[int, Members]]:
+    """The classes that have rows, and which ones: in order, or by their groups."""
+    counts = np.bincount(labels)
+    ends = np.cumsum(counts)
+    in_place = group is None and bool((labels[1:] >= labels[:-1]).all())
+    if group is not None:
+        order = np.lexsort((group, labels))
+    elif not in_place:
+        order = np.argsort(labels.astype(np.uint16), kind="stable")  # by radix, as there are few classes
+    for label in np.flatnonzero(counts).tolist():
+        run = slice(int(ends[label] - counts[label]), int(ends[label]))
+        yield label, run if in_place else order[run]
 
 
 def _with_transforms(
@@ -394,14 +408,15 @@ def _planned_size(rows: npt.NDArray[np.uint32], width: int, method: str, sortabl
     return by_key.size // 8 if by_key else plan_part(rows, width, method).size
 
 
-def _sortable(method: str, group: Groups, members: npt.NDArray[np.int64]) -> bool:
+def _sortable(method: str, group: Groups, members: Members) -> bool:
     """Rows may be sorted by a key only where their order is free: when each is a sample of its own, or in a large
     table, whose samples are made to suit."""
-    single = group is None or len(np.unique(group[members])) == len(members)
-    return method not in PUBLISHED and single
+    if method in PUBLISHED:
+        return False
+    return group is None or len(np.unique(group[members])) == len(group[members])
 
 
-def _order(stored: npt.NDArray[np.int64]) -> dict[int, bytes]:
+def _order(stored: npt.NDArray[Any]) -> dict[int, bytes]:
     """The section that says where each row is stored, when stored[i] is i-th in the file; none if that is in order."""
     n, n_bits = len(stored), (len(stored) - 1).bit_length()
     positions = np.empty(n, dtype=np.int64)
@@ -481,12 +496,6 @@ def schema_section(
     ))  # fmt: skip
 
 
-def _of_class(rows: npt.NDArray[np.uint32], members: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """The rows of these numbers; the table itself, not a copy, when that is all of them in order."""
-    whole = len(members) == len(rows) and np.array_equal(members, np.arange(len(rows)))
-    return rows if whole else rows[members]
-
-
 def plan_bits(
     rows: npt.NDArray[np.uint32], width: int, method: str, patience: int = 0
 ) -> tuple[npt.NDArray[np.uint32], Any]:
@@ -511,14 +520,14 @@ def best_part(
     width: int,
     method: str,
     group: npt.NDArray[np.uint32] | None,
-    members: npt.NDArray[np.int64],
+    members: Members,
     most: int,
     shared: SharedPlan | None,
     plain: npt.NDArray[np.uint32] | None = None,
-) -> tuple[bytes, Any, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+) -> tuple[bytes, Any, npt.NDArray[np.bool_], npt.NDArray[Any]]:
     """The smallest part that holds these rows: bytes, header, which stored rows begin a sample, the rows' order.
 
-    `plain`: all rows of the table before transforms, when these went through some.
+    `members`: which they are of the table. `plain`: all its rows before transforms, when these went through some.
     """
     by_key = encode_sorted(rows, width) if not shared and _sortable(method, group, members) else None
     if by_key and group is None and by_key.header.deviation_bits <= WIDE:
@@ -528,12 +537,12 @@ def best_part(
         order = np.argsort(own, kind="stable")
         rows, own = rows[order], own[order]
     else:
-        order, own = np.arange(len(members)), group[members]
+        order, own = np.arange(len(rows)), group[members]
     data, header = _encode_shared(rows, width, shared) if shared else _encode_part(rows, width, method)
     if by_key and len(by_key.data) <= len(data):
-        starts = by_key.cells(most) if group is None else np.ones(len(members), dtype=bool)
+        starts = by_key.cells(most) if group is None else np.ones(len(rows), dtype=bool)
         return by_key.data, by_key.header, starts, by_key.order
-    starts = np.ones(len(members), dtype=bool)
+    starts = np.ones(len(rows), dtype=bool)
     starts[1:] = own[1:] != own[:-1]
     return data, header, starts, order
 

@@ -58,7 +58,9 @@ def unsigned_rows(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint32], int
     check_integers(values)
     low, high = int(values.min()), int(values.max())
     check_range(low, high)
-    return np.ascontiguousarray(values.astype(np.int64) - low, dtype=np.uint32), low, max(1, (high - low).bit_length())
+    rows = np.empty(values.shape, dtype=np.uint32)  # modulo 2^32, without wider copies in between
+    np.subtract(values, np.uint32(low % 2**32), out=rows, dtype=np.uint32, casting="unsafe")
+    return rows, low, max(1, (high - low).bit_length())
 
 
 def condense(table: Table, per_class: int, *, method: str = "variance") -> npt.NDArray[np.uint32]:

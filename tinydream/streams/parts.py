@@ -171,11 +171,10 @@ class Parts:
         return self._part((rows.astype(np.int64) - self.low).astype(np.uint32), given, number)
 
     def _part(self, rows: Unsigned, given: Unsigned, number: int) -> bytes:
-        members = np.arange(len(rows))
         group = np.zeros(len(rows), dtype=np.uint32) if self._sequence else None
         coded = apply_transforms(self._transforms, rows, self.width) if self._transforms else rows
         data, header, begins, order = best_part(
-            coded, self.width, self._method, group, members, self._most, self._shared, rows
+            coded, self.width, self._method, group, slice(0, len(rows)), self._most, self._shared, rows
         )
         if self._archive:
             data, header = b"", ffi.new("td_part_header *", {"n_bases": 1, "flags": lib.TD_PART_ARCHIVE})

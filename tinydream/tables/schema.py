@@ -329,8 +329,13 @@ def fitting(schema: Schema, source: str) -> Schema:
     return schema
 
 
-def encode_table(schema: Schema, table: Table) -> npt.NDArray[np.int32]:
-    """The rows as the schema stores them, (n, n_stored). Raises DataError when a value would not come back."""
+def encode_table(schema: Schema, table: Table) -> Array:
+    """The rows as the schema stores them, (n, n_stored) integers of 32 bits; rows that stay as they are, not copied.
+
+    Raises DataError when a value would not come back.
+    """
+    if schema.plain and not table.columns and not table.targets:
+        return table.flat()
     parts = [(column.values, column.missing) for column in table.columns] or [(table.values, None)]
     parts += [(column.values, column.missing) for column in table.targets]
     stored = [item.encode(values, missing) for item, (values, missing) in zip(schema.fields, parts, strict=True)]
