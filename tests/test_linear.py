@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinydream.packing import pack
-from tinydream.table import table_from_arrays
+from tinydream.packs.packing import pack
+from tinydream.tables.table import table_from_arrays
 
 ROOT = Path(__file__).parent.parent
 COUNTER = "unsigned long long n_blocks; void __sanitizer_cov_trace_pc(void) { n_blocks++; }"

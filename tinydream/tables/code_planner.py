@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -179,10 +180,15 @@ class CodePlanner:
         return [Code("list", missing, entries=tuple(entries[np.argsort(order, kind="stable")].tolist()))]
 
     def _choose_real(self, missing: tuple[int | None, ...], special: tuple[int | None, ...]) -> Code:
-        if self.lossy is not None and self.range is not None and len(special) <= MAX_SPECIAL:
-            return self._lossy(special)
         if self.low is None:
             return Code("number", missing)
+        exact = self._choose_exact(missing, special)
+        if self.lossy is None or self.range is None or len(special) > MAX_SPECIAL:
+            return exact
+        return min(exact, self._lossy(special), key=lambda code: self._cost(code)[0])  # of equals the exact one
+
+    def _choose_exact(self, missing: tuple[int | None, ...], special: tuple[int | None, ...]) -> Code:
+        assert self.low is not None
         choices = [Code("bits", missing, low=self.low), *self._as_list(missing)]
         if len(special) <= MAX_SPECIAL:
             choices += [Code("number", special, low=low, by=by, over=over) for low, by, over in self._scaled()]
@@ -198,7 +204,8 @@ class CodePlanner:
         low, high = self.range
         if self.lossy.bits is not None:
             n_steps = 2**self.lossy.bits - 1
-            return Code("step", special, origin=low, step=(high / n_steps - low / n_steps) or 1.0)
+            step = (high / n_steps - low / n_steps) or 1.0
+            return Code("step", special, origin=low, step=step, error=(0.0, 0.0))
         step = float(self.lossy.resolution or 1.0)
         n_steps = (high - low) / step
         if not n_steps < 2**32 - 1 - len(special):
@@ -209,7 +216,11 @@ class CodePlanner:
         if not np.isfinite(ends).all():
             raise DataError(f"values from {low:g} to {high:g} in steps of {step:g} go beyond what {self.dtype} holds; "
                             "take smaller steps")  # fmt: skip
-        return Code("step", special, origin=origin, step=step)
+        ratio, first = Fraction(repr(step)), math.floor(low / step)
+        by, over = ratio.numerator, ratio.denominator
+        if max(over, by * (max(abs(first), abs(first + n_steps)) + 2)) < EXACT:  # the real numbers nearest to multiples
+            return Code("number", special, low=by * first, by=by, over=over, error=(0.0, 0.0))
+        return Code("step", special, origin=origin, step=step, error=(0.0, 0.0))
 
     def _bits(self, code: Code) -> int:
         """Of the largest code."""
@@ -226,7 +237,8 @@ class CodePlanner:
             assert self.range is not None
             most += round((self.range[1] - code.origin) / code.step)
         elif self.dtype[0] == "f":
-            most += (round((self.range[1] if self.range else 0.0) * code.over) - code.low) // code.by
+            last = (self.range[1] if self.range else 0.0) * code.over
+            most += round((last - code.low) / code.by) if code.lossy else (round(last) - code.low) // code.by
         elif self.low is not None:
             most += (self.high - code.low) // code.by
         return most

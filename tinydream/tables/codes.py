@@ -38,12 +38,17 @@ class Code:
     step: float = 1.0
     entries: tuple[Any, ...] = ()
     wide: bool = False
-    error: tuple[float, float] | None = None  # of "step": largest and root mean square
+    error: tuple[float, float] | None = None  # of lossy codes: largest and root mean square
 
     @property
     def n_stored(self) -> int:
         """Integers a value takes."""
         return 2 if self.wide else 1
+
+    @property
+    def lossy(self) -> bool:
+        """Whether values become the nearest ones that have a code."""
+        return self.error is not None
 
     def encode(self, values: Array, missing: Mask | None, name: str) -> Array:
         """Values (n, k) and which are missing as stored integers (n, k * n_stored), uint32 (plain: int64)."""
@@ -75,6 +80,8 @@ class Code:
         if self.kind == "step":
             steps = np.rint((regular - self.origin) / self.step)
             return np.clip(steps, 0, 2**32 - 1 - len(self.special)).astype(np.uint64)
+        if self.lossy:
+            return np.maximum(np.rint((regular * self.over - self.low) / self.by), 0).astype(np.uint64)
         with np.errstate(invalid="ignore"):  # what is too large is not what was planned for; the field's check says so
             scaled = np.rint(regular * self.over).astype(np.int64)
         scaled[~self._regular(values)] = self.low

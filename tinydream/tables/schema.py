@@ -84,11 +84,13 @@ class Field:
 
     def _check(self, flat: Array, gone: Mask | None, stored: Array) -> None:
         """Codes are chosen to be exact; this is where a mistake would show, and not in the user's data."""
-        if all(code.kind in ("plain", "step") for code in self.codes):
+        lossy = np.array([code.lossy for code in self.codes])
+        if all(code.kind == "plain" or code.lossy for code in self.codes):
             return
         back, _ = self.decode(stored.astype(np.uint32).view(np.int32))
         back = back.reshape(flat.shape)
         same = back == flat if flat.dtype == object else patterns_of(back) == patterns_of(flat)
+        same |= lossy
         if gone is not None:
             same |= gone
         if not np.all(same):
@@ -115,7 +117,7 @@ class Field:
 
     def measure(self, values: Array, stored: npt.NDArray[np.int32], errors: npt.NDArray[np.float64]) -> None:
         """Adds to errors[code] = (largest, sum of squares) of what lossy codes change in these values."""
-        if all(code.kind != "step" for code in self.codes):
+        if not any(code.lossy for code in self.codes):
             return
         flat = values.reshape(len(values), -1).astype(np.float64)
         back, gone = self.decode(stored)
@@ -361,6 +363,6 @@ def add_error(schema: Schema, errors: Sequence[npt.NDArray[np.float64] | None], 
             n = n_rows * (item.size if len(item.codes) == 1 else 1)
             found = [(float(most), math.sqrt(float(total) / n)) for most, total in measured]
             codes = zip(item.codes, found, strict=True)
-            item = replace(item, codes=tuple(replace(c, error=e) if c.kind == "step" else c for c, e in codes))
+            item = replace(item, codes=tuple(replace(c, error=e) if c.lossy else c for c, e in codes))
         fields.append(item)
     return Schema(tuple(fields))
