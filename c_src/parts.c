@@ -32,8 +32,8 @@ bool td_padded(const uint8_t *block, uint32_t n_bits)
     return (n_bits & 7u) == 0 || block[n_bits >> 3] >> (n_bits & 7u) == 0;
 }
 
-/* The next block, of `count` fields of n_bits, below 2^18 each: NULL, and so from then on, when it is not there, has 2^32
- * bits or more, or is not padded with zeros. */
+/* The next block, of `count` fields of n_bits: NULL, and so from then on, when it does not fit, or is not padded with zeros.
+ * With count below 2^28 and n_bits below 2^18, which open.c sees to afterwards, also when it has 2^32 bits or more. */
 static const uint8_t *take_block(blocks *in, uint32_t count, uint32_t n_bits)
 {
     const uint8_t *block = in->at;

@@ -1,7 +1,7 @@
 /* The samples of a .tdz: which rows begin one (docs/SPEC.md, "Samples"), and what they weigh. */
 #include "parts.h"
 
-/* f32 numbers that are not negative are in the order of their bits, NaN above all: no routine has to compare them. */
+/* f32 numbers are compared by their bits, as in open.c. */
 static const uint32_t BITS_OF_1E21 = 0x6258D727u, BITS_OF_1E_6 = 0x358637BDu;
 
 /* The list rises, and begins each part. */

@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -23,7 +24,9 @@ from spec_reader import read_sections, read_tdz
 import tinydream as td
 from tinydream._native import lib
 from tinydream.cli import commands as cli
+from tinydream.errors import DataError, UsageError
 from tinydream.files import write_sections
+from tinydream.packs.adapters import numbers
 from tinydream.packs.inspection import bit_plan, compare, native_rows, plan_lines, verify
 from tinydream.packs.pack import open_pack
 from tinydream.tables.table import table_from_arrays
@@ -302,11 +305,38 @@ def test_options_that_change_nothing_are_refused(tmp_path: Path, capsys: pytest.
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", np.eye(3))
     (tmp_path / "folder").mkdir()
-    for target in ("folder", "x.npy/x.tdz"):
-        told = run(capsys, "pack", str(tmp_path / "x.npy"), "-o", str(tmp_path / target), code=1)
-        assert str(tmp_path / target) in told or str(tmp_path / "x.npy") in told
-        assert "directory" in told.lower() or "exists" in told.lower()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "x.npy"]
+    os.mkfifo(tmp_path / "pipe")  # a device would do as well
+    for target, said in (("folder", "is a folder"), ("x.npy/x.tdz", "is no folder"), ("pipe", "no ordinary file")):
+        told = run(capsys, "pack", str(tmp_path / "x.npy"), "-o", str(tmp_path / target), code=2)
+        assert str(tmp_path / target) in told and said in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe", "x.npy"]
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.arange(300, dtype=np.int16).reshape(60, 5))
+    np.save(tmp_path / "y.npy", np.zeros(60, dtype=int))
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "rows.csv")
+    x, y, rows, link, made = (str(tmp_path / name) for name in ("x.npy", "y.npy", "rows.csv", "link.csv", "made.tdz"))
+    run(capsys, "pack", x, "-o", made)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for arguments in (["pack", x, "-o", x], ["pack", x, "--labels", y, "-o", y], ["pack", rows, "-o", link],
+                      ["pack", rows, "--max-memory", "4MB", "-o", rows], ["inspect", made, "--plot", made],
+                      ["unpack", made, "-o", made]):  # fmt: skip
+        told = run(capsys, *arguments, code=2)
+        assert "name another file" in told or "must end in" in told
+    with pytest.raises(UsageError, match="name another file"):
+        td.pack_file(rows, rows, max_memory=2**22)
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_link_is_written_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.eye(3))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.tdz").symlink_to(tmp_path / "elsewhere" / "x.tdz")
+    run(capsys, "pack", str(tmp_path / "x.npy"), "-o", str(tmp_path / "link.tdz"))
+    assert (tmp_path / "link.tdz").is_symlink()
+    assert len(open_pack(tmp_path / "elsewhere" / "x.tdz")) == 3
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
@@ -323,9 +353,10 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.tdz"]
 
 
-def test_being_asked_to_end_leaves_nothing_half_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_being_asked_to_end_leaves_nothing_half_done(tmp_path: Path, number: signal.Signals) -> None:
     """The process writes into the temporary file, says so, and waits to be ended."""
-    code = ("import sys, time; sys.argv = ['tinydream', 'boards']; import tinydream.cli.commands as cli\n"
+    code = ("import sys, time; sys.argv = ['tinydream', 'boards']; import tinydream.cli as cli\n"
             "from tinydream.files import atomic_stream\n"
             "def run(arguments):\n"
             "    with atomic_stream('x.tdz') as stream:\n"
@@ -335,8 +366,8 @@ def test_being_asked_to_end_leaves_nothing_half_done(tmp_path: Path) -> None:
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:  # fmt: skip
         assert process.stdout is not None and process.stdout.readline() == "here\n"
         assert len(list(tmp_path.iterdir())) == 1
-        process.terminate()
-        assert process.wait(30) == 143
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
     assert list(tmp_path.iterdir()) == []
 
 
@@ -352,6 +383,22 @@ def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixt
         codes = open_pack(tmp_path / "x.tdz").schema.fields[0].codes
         assert (np.array([code.error[0] for code in codes]) <= most * 1.0001).all()  # type: ignore[index]
     assert "bits=8" in run(capsys, "pack", str(tmp_path / "x.npy"), "--lossy", "8", "-o", "x.tdz", code=2)
+
+
+def test_bytes_behind_a_pack_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (GOLDEN / "one.tdz").read_bytes()
+    (tmp_path / "x.tdz").write_bytes(data + b"hi!")
+    told = run(capsys, "verify", str(tmp_path / "x.tdz"))
+    assert told["bytes"] == len(data) and told["bytes_behind"] == 3
+
+
+def test_a_type_that_all_columns_share_holds_their_values() -> None:
+    columns = {"f": np.array([0.5, 1.5]), "big": np.array([2**53 + 1, 3]), "small": np.array([7, -8], dtype=np.int16)}
+    made = td.pack(td.table_from_columns(columns), keep_order=True)
+    with pytest.raises(DataError, match="column 'big' holds whole numbers"):
+        numbers(made[:])
+    del columns["big"]
+    assert numbers(td.pack(td.table_from_columns(columns), keep_order=True)[:]).tolist() == [[0.5, 7], [1.5, -8]]
 
 
 def test_structured_rows_as_npy(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_errors_say_what_to_try(
     [
         ("1,2,0\n3,4,\n", "row 1 has no label"),
         ("1,2,0\n3,4\n", "line 3"),
-        ("1,2,nan\n", "not fractions"),
+        ("1,2,nan\n", "labels are missing"),
         ("", "at least one row"),
     ],
 )

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import struct
+import tracemalloc
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -666,6 +667,35 @@ def test_ids_and_counts_are_below_their_limits() -> None:
     part = struct.pack("<IIHHI", 1, 0, 0, 1, 6)
     one = {1: bytes(schema), 2: part, 3: bytes([0, 5]), 4: b"\1"}
     assert exercise(rebuild(one)) is not None and exercise(rebuild({**one, 3: bytes([7, 5])})) is None
+
+
+@pytest.mark.parametrize("profile", ["mcu", "archive"])
+@pytest.mark.parametrize("real", [True, False])
+def test_labels_of_some_rows_are_those_of_all(profile: str, real: bool) -> None:
+    rng = np.random.default_rng(7)
+    rows, given = rng.integers(-50, 50, (700, 3)).astype(np.int8), rng.integers(0, 5, 700)
+    made = pack(table_from_arrays(rows, given / 2 if real else given, real=real), keep_order=True, profile=profile)
+    assert np.array_equal(made.labels, given / 2 if real else given)
+    some = rng.integers(-700, 700, 90)
+    for index in (slice(None, None, 7), slice(650, None), some, rng.random(700) < 0.3):
+        assert np.array_equal(made.labels_of(index), made.labels[index])
+        assert real or np.array_equal(made.classes_of(index), made.class_numbers[index])
+    for shuffle in (None, 3):
+        batches = list(made.batches(64, shuffle=shuffle))
+        assert Counter(np.concatenate([y for _, y in batches]).tolist()) == Counter(made.labels.tolist())
+
+
+def test_a_batch_takes_memory_for_itself() -> None:
+    """A sound file of 140 bytes that says 2^25 rows: labels of all of them would take 256 MB."""
+    n = 2**25
+    schema = struct.pack("<IIHHHBBifiII", n, 1, 1, 1, 1, 1, 0, 0, 1.0, 0, 0, 0)
+    sections = {1: schema, 2: struct.pack("<IIHHI", n, 0, 0, 1, 0), 3: b"\1\1", 4: struct.pack("<I", 0)}
+    made = Pack(write_sections(lib.TD_MAGIC_PACK, sections))
+    tracemalloc.start()
+    rows, labels = next(made.batches(32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.tolist() == [[1]] * 32 and labels.tolist() == [0] * 32 and peak < 2**20
 
 
 @settings(deadline=None)

@@ -133,7 +133,7 @@ WRONG = [
     ("a,y\n1,0.5\n", {"label": "y", "classes": ["u"]}, "classes are named"),
     ("a\n\ud800\n", {}, "cannot be read"),
     ("a,y\n" + "".join(f"1,k{i}\n" for i in range(1025)), {"label": "y"}, "1024 classes"),
-    ("a,y\n1,nan\n", {"label": "y"}, "not fractions"),
+    ("a,y\n1,nan\n", {"label": "y"}, "labels are missing"),
     ("a,y\n1,2000\n", {"label": "y", "classes": ["u", "v"]}, "out of range"),
     ("a,y\n1,u\n", {"label": "y", "real": True}, "not real numbers"),
     ("a,y,z\n1,u,2\n", {"label": ["y", "z"], "real": True}, "not real numbers"),

@@ -115,7 +115,7 @@ WRONG_ARRAYS: list[tuple[Any, Any, Any, str]] = [
     ([[0]] * 1025, np.arange(-1025, 0), None, "1025 classes"),
     ([[1], [2]], [0, 1], 10**12, "1000000000000 classes"),
     ([[1], [2]], np.array([0, 2**64 - 1], np.uint64), 2, "out of range"),
-    ([[1], [2]], [0, np.nan], None, "not fractions"),
+    ([[1], [2]], [0, np.nan], None, "labels are missing"),
     ([[1], [2]], [0, 0.5], ["a", "b"], "classes are named, but the labels are real"),
     ([[1], [2]], [[0, 1], [1, 0]], 2, "classes are named, but the labels are real numbers or several"),
     ([[1], [2]], ["a", None], None, "row 1 has no label"),
@@ -239,7 +239,7 @@ def test_not_a_table(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no such file"):
             read(tmp_path / name)
         (tmp_path / name).write_text("a")
-        with pytest.raises(DataError, match=r"cannot be read; use \.csv, \.npz, \.npy, \.parquet"):
+        with pytest.raises(DataError, match=r"cannot be read; use \.csv, \.tsv, \.npz, \.npy, \.parquet"):
             read(tmp_path / name)
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "t.csv", label="label")
@@ -703,3 +703,41 @@ def test_steps_stay_within_their_type() -> None:
     for wrong in ({"lossy_bits": 0}, {"resolution": 0.0}, {"lossy_bits": 8, "resolution": 0.1}):
         with pytest.raises(UsageError):
             td.pack(np.eye(2), **wrong)
+
+
+def test_an_index_without_a_name_is_told(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1, 2, 3]}, index=pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-05"]))
+    frame.to_parquet(tmp_path / "t.parquet")
+    for table in (td.from_frame(frame), td.read(tmp_path / "t.parquet")):
+        assert [column.name for column in table.columns] == ["a"] and "row index left out" in table.left_out[0]
+    told = td.pack_file(tmp_path / "t.parquet", tmp_path / "t.tdz", max_memory=2**22)
+    assert "row index left out" in told.left_out[0]
+    frame.index.name = "day"
+    assert {column.name for column in td.from_frame(frame).columns} == {"a", "day"}
+    assert td.from_frame(frame).left_out == () == td.from_frame(pd.DataFrame({"a": [1]})).left_out
+
+
+def test_the_earliest_time_is_refused() -> None:
+    """NumPy takes it for none."""
+    table = pa.table({"t": pa.array([-(2**63), 0, 5], pa.timestamp("ns"))})
+    with pytest.raises(DataError, match=r"column 't' holds -2\^63 ns"):
+        td.from_frame(table)
+    assert td.from_frame(table.slice(1)).columns[0].values.tolist() == [0, 5]
+
+
+def test_a_tsv_is_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("a\tb\ty\n1\t0.5\tx\n2\t1.5\tz\n")
+    table = td.read(tmp_path / "t.tsv", label="y")
+    assert [column.name for column in table.columns] == ["a", "b"] and table.classes == ("x", "z")
+    assert td.pack_file(tmp_path / "t.tsv", tmp_path / "t.tdz", label="y", max_memory=2**22).rows == 2
+
+
+def test_labels_that_cannot_be_classes_say_why(tmp_path: Path) -> None:
+    columns = {"a": np.arange(3), "y": np.array([1.0, np.nan, 0.0])}
+    with pytest.raises(DataError, match="missing"):
+        table_from_columns(columns, label="y", real=False)
+    with pytest.raises(DataError, match="'y' is named 2 times"):
+        table_from_columns(columns, label=["y", "y"])
+    (tmp_path / "x.npy").write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match="no NumPy file"):
+        td.read(tmp_path / "x.npy")

@@ -10,9 +10,29 @@ from pathlib import Path
 from typing import IO
 
 from ._native import check, ffi, lib, view
-from .errors import DataError
+from .errors import DataError, UsageError
 
-__all__ = ["SectionStream", "atomic_stream", "atomic_write", "scratch", "write_sections"]
+__all__ = ["SectionStream", "atomic_stream", "atomic_write", "output_path", "scratch", "write_sections"]
+
+
+def output_path(path: str | os.PathLike[str], *sources: str | os.PathLike[str] | None) -> Path:
+    """Where a file of this name is written: where a link leads. Makes its folder.
+
+    Raises UsageError for what a file must not take the place of: folders, devices, and `sources`, which it is made of.
+    """
+    given, path = path, Path(os.path.realpath(path))
+    if path.is_dir():
+        raise UsageError(f"{given} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{given} is no ordinary file; name one, as it is put in place when it is whole")
+    for source in sources:
+        if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+            raise UsageError(f"{given} is what is read, and would be lost; name another file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{given}: {path.parent} is no folder; name another one") from error
+    return path
 
 
 @contextlib.contextmanager
@@ -20,11 +40,9 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write and to seek in that takes `path`'s place when the block ends, whole and on disk.
 
     Whatever happens, and when the block raises, the path holds the old file or the new one. An OSError of the file
-    names the path.
+    names the path; UsageError as for `output_path`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = ""
+    given, path, temporary = path, output_path(path), ""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as stream:
@@ -40,7 +58,7 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
         if isinstance(error, OSError) and (error.filename in (None, temporary) or not temporary):
-            error.filename, error.filename2 = str(path), None
+            error.filename, error.filename2 = str(given), None
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:

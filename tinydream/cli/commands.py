@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,16 +19,10 @@ from .console import console as _console
 from .pack_commands import add_pack_commands, read_source, source_arguments
 from .train_options import add_settings, add_training, training_config
 
-__all__ = ["entry", "main"]
+__all__ = ["main"]
 
 STATE = Path(".tinydream")  # the running emulator and the model pushed last, of the folder one works in
 DEFAULT_BOARD = "microbit"
-
-
-def entry() -> None:
-    """The console script. Being asked to end is like Ctrl-C: nothing half done is left."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"tinydream: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("tinydream: stopped; run it again to go on", file=sys.stderr)
+        print("tinydream: stopped", file=sys.stderr)
         return 130
     return 0
 
@@ -221,10 +214,11 @@ def _run(options: argparse.Namespace) -> None:
     from ..devices import journey
     from ..devices.boards import board
     from ..devices.planner import plan
-    from ..files import atomic_write
+    from ..files import atomic_write, output_path
     from ..models.compiler import compile_model
     from ..tables.sources import read_array
 
+    output_path(options.output, options.model, options.input)
     console = _console(options)
     model = compile_model(Path(options.model), whole=True)
     inputs = read_array(options.input)
@@ -244,11 +238,12 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from ..files import atomic_write
+    from ..files import atomic_write, output_path
     from ..models.compiler import compile_model
     from ..models.graph import read_bytes
     from ..training.export import SIGNATURES, export_trainable
 
+    output_path(options.output, options.model)
     tflite = read_bytes(Path(options.model))
     model = compile_model(tflite, options.cut, options.learn)
     exported = export_trainable(model, tflite)

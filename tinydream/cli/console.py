@@ -42,7 +42,7 @@ class Console:
             from tqdm import tqdm
 
             self.close()
-            self._bar = tqdm(total=total, file=self._stream, leave=False, unit_scale=True, dynamic_ncols=True)
+            self._bar = tqdm(total=total, file=self._stream, leave=False, unit="", unit_scale=True, dynamic_ncols=True)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

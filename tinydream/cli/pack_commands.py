@@ -27,7 +27,12 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument("--through", metavar="MODEL", help="pack the rows' embeddings at the cut of this .tflite")
     cut(made)
     made.add_argument("--per-class", type=int, default=16, help="condensed samples a class (default 16)")
-    made.add_argument("--method", choices=("variance", "entrogede", "greedygd", "random"), default="variance")
+    made.add_argument(
+        "--method",
+        choices=("variance", "entrogede", "greedygd", "random"),
+        default="variance",
+        help="how rows become samples: ours (default) or a published method; random goes with --replay only",
+    )
     made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
@@ -78,7 +83,7 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
 def source_arguments(made: argparse.ArgumentParser) -> None:
     """Where rows come from."""
     made.add_argument(
-        "source", help="a .csv, .parquet, .npz (x, y) or .npy file of rows, or a folder of .wav or images"
+        "source", help="a .csv, .tsv, .parquet, .npz (x, y) or .npy file of rows, or a folder of .wav or images"
     )
     made.add_argument(
         "--label",
@@ -114,8 +119,9 @@ def _labels(options: argparse.Namespace) -> tuple[Any, list[str] | None]:
 
 
 # What says more about a source than its name, by what the source is.
-TAKEN = {".csv": ("--label", "--real"), ".parquet": ("--label", "--real"), ".npz": ("--label", "--real"),
-         ".npy": ("--labels", "--real"), "folder": ("--window", "--hop")}  # fmt: skip
+COLUMNS = ("--label", "--real")
+TAKEN = {".csv": COLUMNS, ".tsv": COLUMNS, ".parquet": COLUMNS, ".npz": COLUMNS, ".npy": ("--labels", "--real"),
+         "folder": ("--window", "--hop")}  # fmt: skip
 
 
 def _check_taken(options: argparse.Namespace) -> None:
@@ -129,9 +135,11 @@ def _check_taken(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
+    from ..files import output_path
     from ..streams.streaming import DEFAULT_MEMORY, too_large
 
     _check_taken(options)
+    output_path(options.output, options.source, options.labels, options.through)
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
     if too_large(options.source, memory, window=options.window, hop=options.hop):
         _pack_file(options, memory)
@@ -141,12 +149,17 @@ def _pack(options: argparse.Namespace) -> None:
 
 def _bytes(text: str) -> int:
     """Bytes of "256MB", "1GB", "4000000"."""
+    from ..streams.streaming import LEAST_MEMORY
+
     units = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
     unit = text[-2:].upper()
     number = text[:-2] if unit in units else text
     if not number.strip().isdecimal():
         raise UsageError(f"--max-memory {text}: write a number of bytes, or 256MB")
-    return int(number) * units.get(unit, 1)
+    size = int(number) * units.get(unit, 1)
+    if size < LEAST_MEMORY:
+        raise UsageError(f"--max-memory {text}: at least {LEAST_MEMORY // 2**20}MB are needed")
+    return size
 
 
 def _pack_file(options: argparse.Namespace, memory: int) -> None:
@@ -269,11 +282,13 @@ def _read_rows(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from ..files import atomic_write
+    from ..files import atomic_write, output_path
     from ..packs.inspection import bit_plan, coded_names, compare, plan_lines, transform_lines
     from ..packs.pack import open_pack
 
     opened = open_pack(options.pack)
+    if options.plot:
+        output_path(options.plot, options.pack)
     plan, names = bit_plan(opened), coded_names(opened)
     large = int(opened.native.n_rows) * opened.n_features > MOST_COMPARED
     sizes = None if options.no_compare or large else compare(opened)
@@ -344,8 +359,11 @@ def _verify(options: argparse.Namespace) -> None:
     from ..packs.inspection import verify
 
     opened = verify(options.pack)
-    facts = {"pack": options.pack, "sound": True, "rows": len(opened), "bytes": len(opened.data)}
-    answer(options, facts, [f"{options.pack}: sound; {len(opened):,} rows in {len(opened.data):,} bytes"])
+    size = int(opened.native.file.size)
+    behind = len(opened.data) - size
+    facts = {"pack": options.pack, "sound": True, "rows": len(opened), "bytes": size, "bytes_behind": behind}
+    notes = [f"{behind:,} bytes behind its end are not part of it, and were not looked at"] if behind else []
+    answer(options, facts, [f"{options.pack}: sound; {len(opened):,} rows in {size:,} bytes", *notes])
 
 
 def _cat(options: argparse.Namespace) -> None:
@@ -396,9 +414,11 @@ def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _unpack(options: argparse.Namespace) -> None:
+    from ..files import output_path
     from ..packs.pack import open_pack
     from ..packs.unpacking import unpack
 
+    output_path(options.output, options.pack)
     opened, shown = open_pack(options.pack), console(options)
     written = [str(path) for path in unpack(opened, options.output, progress=shown.progress)]
     shown.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def draw_plan(
 
 def _png(plt: Any, figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names may hold letters that the font does not have
+        figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
     return buffer.getvalue()
 

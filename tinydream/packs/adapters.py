@@ -36,7 +36,7 @@ def flat_columns(pack: Pack, index: Any = slice(None)) -> list[Column]:
         taken = {column.name for column in flat}
         wanted = (pack.class_label.name, "label", "class", "class label", *map(str, range(len(flat))))
         name = next(name for name in wanted if name not in taken)
-        flat.append(Column(name, pack.class_label.values(pack.classes)[pack.class_numbers[index]]))
+        flat.append(Column(name, pack.class_label.values(pack.classes)[pack.classes_of(index)]))
     names = [column.name for column in flat]
     if len(set(names)) < len(names):
         raise DataError(f"{pack.source}: a feature and a label have the same name; rename one before packing")
@@ -93,7 +93,18 @@ def numbers(rows: Any) -> np.ndarray[Any, Any]:
         if rows.dtype[name].kind not in "biuf":
             raise DataError(f"column {name!r} holds no numbers; take the columns that do from columns()")
     kind = np.result_type(*(rows.dtype[name] for name in rows.dtype.names))
-    return np.stack([rows[name].astype(kind) for name in rows.dtype.names], axis=1)
+    return np.stack([_as_type(rows[name], kind, name) for name in rows.dtype.names], axis=1)
+
+
+def _as_type(values: np.ndarray[Any, Any], kind: np.dtype[Any], name: str) -> np.ndarray[Any, Any]:
+    with np.errstate(invalid="ignore"):
+        same = values.astype(kind)
+        if values.dtype.kind in "iu" and (same.astype(values.dtype) != values).any():
+            raise DataError(
+                f"column {name!r} holds whole numbers that {kind}, the type of all columns together, does not; take "
+                "columns one by one from columns()"
+            )
+    return same
 
 
 def to_tf(pack: Pack, size: int, *, shuffle: int | None = None) -> Any:
@@ -106,8 +117,7 @@ def to_tf(pack: Pack, size: int, *, shuffle: int | None = None) -> Any:
     except ImportError as error:
         raise UsageError("to_tf needs TensorFlow; install it: pip install 'tinydream[train]'") from error
     first = numbers(pack[:1])
-    labels = pack.labels
-    as_numbers = numbers(labels)
+    as_numbers = numbers(pack.labels_of(slice(1)))
 
     def batches() -> Iterator[tuple[Any, Any]]:
         for rows, some in pack.batches(size, shuffle=shuffle):
@@ -129,7 +139,7 @@ def to_torch(pack: Pack) -> Any:
         from torch.utils.data import Dataset
     except ImportError as error:
         raise UsageError("to_torch needs PyTorch; install it: pip install torch") from error
-    labels = numbers(pack.labels)
+    numbers(pack.labels_of(slice(1)))
     numbers(pack[:1])
 
     class Rows(Dataset):  # type: ignore[misc]  # torch is not there when types are checked
@@ -141,7 +151,7 @@ def to_torch(pack: Pack) -> Any:
 
         def __getitems__(self, indices: list[int]) -> list[tuple[Any, Any]]:
             rows = torch.as_tensor(numbers(pack[indices]))
-            return list(zip(rows, torch.as_tensor(labels[indices]), strict=True))
+            return list(zip(rows, torch.as_tensor(numbers(pack.labels_of(indices))), strict=True))
 
         def __reduce__(self) -> Any:  # to a worker process that is not forked
             return to_torch, (pack,)

@@ -178,4 +178,6 @@ def _damage(path: Path) -> str | None:
         return f"section {SECTIONS.get(kind, kind)}"
     opened = ffi.new("td_file *")
     status = lib.td_file_open(opened, lib.TD_MAGIC_PACK, view(data), len(data))
+    if status == lib.TD_E_VERSION:
+        return None
     return "the header" if status < 0 else "what its sections say does not go together"

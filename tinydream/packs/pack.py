@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import cbor2
 import numpy as np
@@ -22,9 +22,6 @@ from ..tables.table import ClassLabel, Column
 from ..tables.windows import Cut
 from .reduction import WeightedSamples
 from .transforms import Transform, read_transforms
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Pack", "open_pack"]
 
@@ -270,20 +267,24 @@ class Pack:
         if self.native.order != ffi.NULL and count > n // 16:  # all rows in stored order take less time than these
             whole = np.empty((n, self.n_features), dtype=kind)
             check(lib.td_unpacker_stored(reader, 0, n, ffi.from_buffer(whole)), what)
-            np.take(whole, self._positions()[first : first + count], axis=0, out=values)
+            np.take(whole, self._positions(np.arange(first, first + count)), axis=0, out=values)
         else:
             check(lib.td_unpacker_rows(reader, first, count, ffi.from_buffer(values)), what)
         return values
 
-    def _positions(self) -> npt.NDArray[np.int64]:
-        """Where each row is stored."""
+    def _positions(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """Where these rows of the file, or all, are stored."""
         n = int(self.native.n_rows)
-        if self.native.order == ffi.NULL:
-            return np.arange(n)
+        rows = np.arange(n) if rows is None else rows
+        if self.native.order == ffi.NULL or n == 1:
+            return rows
         n_bits = (n - 1).bit_length()
         packed = np.frombuffer(ffi.buffer(self.native.order, (n * n_bits + 7) // 8), dtype=np.uint8)
-        bits = np.unpackbits(packed, count=n * n_bits, bitorder="little").reshape(n, n_bits)
-        return bits @ (1 << np.arange(n_bits, dtype=np.int64))
+        byte, shift = np.divmod(rows * n_bits, 8)
+        bits = np.zeros(len(rows), dtype=np.int64)
+        for i in range((n_bits + 14) // 8):  # bytes that a field of so many bits may lie in
+            bits |= packed[np.minimum(byte + i, len(packed) - 1)].astype(np.int64) << 8 * i
+        return bits >> shift & (1 << n_bits) - 1
 
     def _reader(self, bits: int) -> Any:
         """The core's unpacker for values of `bits` bits, and its memory; kept."""
@@ -304,7 +305,8 @@ class Pack:
         wanted = np.asarray(rows, dtype=np.uint32)
         if self.native.archive == ffi.NULL:
             return self._take_each(wanted, values)
-        order = np.argsort(self._positions()[wanted], kind="stable")  # each block of an archive is decoded once
+        places = self._positions(wanted.astype(np.int64))
+        order = np.argsort(places, kind="stable")  # each block of an archive is decoded once
         values[order] = self._take_each(wanted[order], np.empty_like(values))
         return values
 
@@ -390,6 +392,22 @@ class Pack:
         classes = np.repeat(*self._label_runs())
         return classes if self.native.order == ffi.NULL else classes[self._positions()]
 
+    def classes_of(self, index: slice | npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Class numbers of some rows; 0 without classes."""
+        rows = np.asarray(self._numbers(index), dtype=np.int64)
+        labels, counts = self._label_runs()
+        places = self._positions(rows if self._cut is None else self._cut.first_rows()[rows])
+        return labels[np.searchsorted(np.cumsum(counts), places, side="right")]
+
+    def labels_of(self, index: slice | npt.ArrayLike) -> npt.NDArray[Any]:
+        """Labels of some rows, as `labels` has those of all."""
+        targets = self.targets(index)
+        if not targets:
+            return self.classes_of(index)
+        found = _joined(self.schema.labels, [(column.values, column.missing) for column in targets])
+        labels: npt.NDArray[Any] = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+        return labels
+
     @property
     def profile(self) -> str:
         """ "mcu": boards read it; "archive": smaller, and read a block at a time."""
@@ -401,12 +419,7 @@ class Pack:
 
         Several are (n, k) if they are of one type, else a structured array (n,).
         """
-        targets = self.targets()
-        if not targets:
-            return self.class_numbers
-        found = _joined(self.schema.labels, [(column.values, column.missing) for column in targets])
-        labels: npt.NDArray[Any] = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
-        return labels
+        return self.labels_of(slice(None)) if self.schema.labels else self.class_numbers
 
     @property
     def condensed(self) -> WeightedSamples:
@@ -452,14 +465,15 @@ class Pack:
         return WeightedSamples(np.concatenate(means[:n_features], axis=1), weights, labels, self.classes)
 
     def batches(self, size: int, *, shuffle: int | None = None) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
-        """Rows and labels, `size` at a time, as `p[..]` and `labels` have them; `shuffle` is a seed."""
+        """Rows and labels, `size` at a time, as `p[..]` and `labels` have them; `shuffle` is a seed, and the order that
+        it makes takes 8 bytes a row of the pack."""
         if size < 1:
             raise UsageError(f"batches of {size} rows; at least 1 is needed")
-        labels = self.labels
-        order = np.arange(len(self)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(self))
+        order = None if shuffle is None else np.random.default_rng(shuffle).permutation(len(self))
         for start in range(0, len(self), size):
-            chosen = order[start : start + size]
-            yield self[chosen], labels[chosen]
+            run = slice(start, start + size)
+            chosen = run if order is None else order[run]
+            yield self[chosen], self.labels_of(chosen)
 
     def _starts(self) -> npt.NDArray[np.int64]:
         """The rows that begin samples, (samples,)."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from ..tables.cells import CellType
-from ..tables.sources import arrow, arrow_columns, csv_chunks, csv_header, label_names, read_array
+from ..tables.sources import arrow, arrow_columns, arrow_left_out, csv_chunks, csv_header, label_names, read_array
 from ..tables.table import Column, check_header, make_column
 from .chunks import Chunk, Source, TypesChangedError
 
@@ -85,6 +85,7 @@ class ParquetChunks(Source):
             raise DataError(f"{path}: cannot be read as .parquet: {error}") from error
         self.n_bytes = path.stat().st_size
         _check_header([str(name) for name in self._file.schema_arrow.names], labels, self.name)
+        self.left_out = arrow_left_out(self._file.schema_arrow.names)
 
     def chunks(self) -> Iterator[Chunk]:
         """Batches of rows."""

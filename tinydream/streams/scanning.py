@@ -187,10 +187,10 @@ class _Labels:
         return class_numbers(np.array(sorted(self._counts), dtype=object), classes, self._source)[1]
 
     def distinct(self) -> npt.NDArray[Any]:
-        """Labels that are numbers, once each; NaN for those that are no classes."""
+        """Labels that are numbers, once each; of those that are no classes one that tells why: a fraction or NaN."""
         if self._finite and not self._fraction:
             return np.array(list(self._counts), dtype=self._kind)
-        return np.array([np.nan])
+        return np.array([0.5 if self._finite else np.nan])
 
     def by_name(self, classes: Classes) -> bool:
         """Whether labels are numbers that name their classes."""

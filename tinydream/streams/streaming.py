@@ -15,14 +15,14 @@ import cbor2
 
 from .._native import lib
 from ..errors import DataError, UsageError
-from ..files import SectionStream, atomic_stream, scratch
+from ..files import SectionStream, atomic_stream, output_path, scratch
 from ..packs.packing import archived, check_classes, check_options, pack_samples, schema_section
 from ..packs.reduction import PUBLISHED
 from ..packs.transforms import Transform
 from ..tables.folders import class_files
 from ..tables.images import ImageOptions, holds_images, image_bytes
 from ..tables.schema import Lossy, Schema
-from ..tables.sources import folder_kind, label_names
+from ..tables.sources import TEXT, folder_kind, label_names
 from ..tables.windows import Cut
 from .chunked_files import CsvChunks, NpyChunks, NpzChunks, ParquetChunks
 from .chunked_folders import ImageChunks, WaveChunks
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 DEFAULT_MEMORY = 2**28  # bytes
 LEAST_MEMORY = 2**22
 # What the bytes of a file, or of a folder's pixels, become in memory when all is read: so many times as many, about.
-GROWTH = {".csv": 20, ".parquet": 40, ".npy": 6, ".npz": 7, "images": 24, "waves": 6}
+GROWTH = {".csv": 20, ".tsv": 20, ".parquet": 40, ".npy": 6, ".npz": 7, "images": 24, "waves": 6}
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def pack_file(
     if replay is None and method not in ("variance", *PUBLISHED):
         raise UsageError(f"no method {method!r} packs files; there are variance, {', '.join(PUBLISHED)}")
     check_options(through, replay, images, keep_order, profile)
+    output_path(output, source, labels if isinstance(labels, (str, os.PathLike)) else None)
     lossy = None if lossy_bits is None and resolution is None else Lossy(lossy_bits, resolution)
     try:
         # What becomes embeddings or samples is whole windows, whether they overlap or not.
@@ -201,7 +202,7 @@ def _open(path: Path, label: Labels, labels: Any, classes: Classes, cut: _Cut, m
         return WaveChunks(path, cut.window, cut.hop, classes, memory, blocks=cut.blocks, keep_order=cut.keep_order)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if suffix == ".csv":
+    if suffix in TEXT:
         return CsvChunks(path, label_names(label), memory)
     if suffix == ".parquet":
         return ParquetChunks(path, label_names(label), memory)

@@ -24,7 +24,8 @@ from .table import Column, Table, make_column, table_from_arrays, table_from_col
 
 __all__ = ["from_frame", "read", "read_array", "read_waves", "series"]
 
-FILES = (".csv", ".npz", ".npy", ".parquet")
+FILES = (".csv", ".tsv", ".npz", ".npy", ".parquet")
+TEXT = (".csv", ".tsv")  # one reader: what separates cells is seen in the header
 READ_ROWS = 16384  # of a CSV at once
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,8 @@ def read(
 ) -> Table:
     """Reads a Table from a file, a folder or a data frame.
 
-    .csv: a header line; types are found column by column, empty cells are missing. .parquet: needs pyarrow.
+    .csv and .tsv: a header line; types are found column by column, empty cells are missing, empty lines are no rows.
+    .parquet: needs pyarrow.
     A data frame (pandas, polars, anything with the Arrow PyCapsule interface): needs pyarrow. Of these `label` names
     the label column, or several. .npz: arrays `x` and `y` (or another name for the labels in `label`; without `y`
     there are no labels). .npy: the rows; `labels` is the .npy of the labels. A folder: images in a folder for each
@@ -59,9 +61,10 @@ def read(
     if suffix not in FILES:
         raise DataError(f"{path}: a {suffix or 'nameless'} file cannot be read; use {', '.join(FILES)}")
     try:
-        if suffix in (".csv", ".parquet"):
-            columns = _read_csv(path, label_names(label)) if suffix == ".csv" else _read_parquet(path)
-            return table_from_columns(columns, label=label, classes=classes, real=real, source=str(path))
+        if suffix in (*TEXT, ".parquet"):
+            columns, told = _read_csv(path, label_names(label)) if suffix in TEXT else _read_parquet(path)
+            made = table_from_columns(columns, label=label, classes=classes, real=real, source=str(path))
+            return replace(made, left_out=told)
         values, given, names = _read_npz(path, label) if suffix == ".npz" else (*_read_npy(path, labels), None)
         if not isinstance(values, np.ndarray):
             label = "y" if label is None and names else label
@@ -159,7 +162,7 @@ def _ragged(path: Path, header: list[str]) -> DataError:
     return DataError(f"{path} changed while it was read")
 
 
-def _read_csv(path: Path, labels: Sequence[str]) -> list[Column]:
+def _read_csv(path: Path, labels: Sequence[str]) -> tuple[list[Column], tuple[str, ...]]:
     header = csv_header(path)
     types = [CellType(words=name not in labels) for name in header]
     columns: list[list[str]] = [[] for _ in header]
@@ -167,7 +170,7 @@ def _read_csv(path: Path, labels: Sequence[str]) -> list[Column]:
         for found, kind, cells in zip(columns, types, chunk, strict=True):
             kind.see(cells)
             found += cells
-    return [kind.column(name, cells) for name, kind, cells in zip(header, types, columns, strict=True)]
+    return [kind.column(name, cells) for name, kind, cells in zip(header, types, columns, strict=True)], ()
 
 
 # ------------------------------------------------------------------ Arrow: Parquet and data frames
@@ -205,24 +208,32 @@ def from_frame(
         table = pyarrow.table(frame)
     except (pyarrow.ArrowException, ValueError, TypeError) as error:
         raise DataError(f"a {kind} that Arrow cannot hold as a table: {error}") from error
-    return table_from_columns(arrow_columns(table, kind), label=label, classes=classes, real=real, source=kind)
+    made = table_from_columns(arrow_columns(table, kind), label=label, classes=classes, real=real, source=kind)
+    return replace(made, left_out=arrow_left_out(table.schema.names))
 
 
-def _read_parquet(path: Path) -> list[Column]:
+def _read_parquet(path: Path) -> tuple[list[Column], tuple[str, ...]]:
     arrow("reading .parquet")
     from pyarrow import parquet
 
-    return arrow_columns(parquet.read_table(path), str(path))
+    table = parquet.read_table(path)
+    return arrow_columns(table, str(path)), arrow_left_out(table.schema.names)
 
 
 def arrow_columns(table: Any, source: str) -> list[Column]:
-    """The columns of an Arrow table or record batch; the row index of pandas is left out. Raises DataError."""
+    """The columns of an Arrow table or record batch but `arrow_left_out`. Raises DataError."""
     names = [str(name) for name in table.schema.names]
-    return [
-        _arrow_column(name, table.column(i), source)
-        for i, name in enumerate(names)
-        if not (name.startswith("__index_level_") and name.endswith("__"))
-    ]
+    return [_arrow_column(name, table.column(i), source) for i, name in enumerate(names) if not _is_index(name)]
+
+
+def arrow_left_out(names: Sequence[Any]) -> tuple[str, ...]:
+    """What of these columns `arrow_columns` leaves out, for people: what pandas calls an index without a name."""
+    found = [str(name) for name in names if _is_index(str(name))]
+    return (f"row index left out ({', '.join(found)}); name it, and it is a column",) if found else ()
+
+
+def _is_index(name: str) -> bool:
+    return name.startswith("__index_level_") and name.endswith("__")
 
 
 def _arrow_column(name: str, given: Any, source: str) -> Column:
@@ -274,7 +285,10 @@ def _arrow_numbers(chunk: Any, where: str) -> Array:
         return days
     if types.is_timestamp(kind) or types.is_duration(kind):
         letter = "M" if types.is_timestamp(kind) else "m"
-        return _raw_integers(chunk, pyarrow.int64()).view(f"{letter}8[{kind.unit}]")
+        counts = _raw_integers(chunk, pyarrow.int64())
+        if (counts == np.iinfo(np.int64).min).any():
+            raise DataError(f"{where} holds -2^63 {kind.unit}, which NumPy takes for a missing time; make it null")
+        return counts.view(f"{letter}8[{kind.unit}]")
     if types.is_integer(kind) or types.is_floating(kind):
         filled = chunk.fill_null(pyarrow.scalar(0).cast(kind)) if chunk.null_count else chunk
         return np.array(filled.to_numpy(zero_copy_only=False))
@@ -316,7 +330,8 @@ def _load(path: Path, kind: type, mode: Any = None) -> Any:
     except OSError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix}: {error}") from error
+        why = "no NumPy file, or one of Python objects" if "pickle" in str(error) else error
+        raise DataError(f"{path}: cannot be read as {path.suffix}: {why}") from error
     if not isinstance(loaded, kind):
         raise DataError(f"{path}: holds {type(loaded).__name__}; its name should end in .npy for one array, else .npz")
     return loaded

@@ -218,6 +218,9 @@ def table_from_columns(
 def check_header(names: Sequence[str], labels: Sequence[str], source: str) -> None:
     """Raises DataError for a label that no column is named by, and for columns of one name."""
     counts = Counter(names)
+    for name, count in Counter(labels).items():
+        if count > 1:
+            raise DataError(f"{source}: the label {name!r} is named {count} times")
     for name in labels:
         if name not in counts:
             raise DataError(f"{source}: no column {name!r}; the header has {', '.join(names[:12]) or 'nothing'}")
@@ -352,7 +355,11 @@ def class_numbers(
     with np.errstate(invalid="ignore"):  # NaN is caught by the comparison
         numbers = given.astype(np.int64)
     if given.dtype.kind not in "iub" and not np.array_equal(numbers, given):
-        raise DataError(f"{source}: labels must be class numbers or names, not fractions")
+        if np.isnan(given.astype(np.float64)).any():
+            raise DataError(f"{source}: labels are missing (NaN) in some rows; leave these rows out")
+        raise DataError(
+            f"{source}: labels must be class numbers or names, not fractions; are they real numbers: real=True, --real?"
+        )
     names = numbers_as_names(given, classes)
     if names is not None:
         _check_n_classes(len(names), source)
