@@ -28,7 +28,8 @@ from marks import fill
 from tinydream._native import ffi, lib
 from tinydream.packs.keys import plan_sorted
 from tinydream.packs.pack import Pack
-from tinydream.packs.packing import choose_transforms, pack, plan_bits, plan_part, published_size
+from tinydream.packs.packing import pack
+from tinydream.packs.part import choose_transforms, plan_bits, plan_part, published_size
 from tinydream.packs.reduction import LARGE, unsigned_rows
 from tinydream.packs.transforms import apply_transforms
 from tinydream.tables.table import Table, table_from_arrays

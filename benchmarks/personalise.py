@@ -27,7 +27,8 @@ from tinydream.devices.planner import plan
 from tinydream.files import atomic_write
 from tinydream.models import litert
 from tinydream.packs.pack import Pack
-from tinydream.packs.packing import pack, published_size
+from tinydream.packs.packing import pack
+from tinydream.packs.part import published_size
 from tinydream.tables.table import Table
 from tinydream.training.train import TrainConfig, Trainer
 

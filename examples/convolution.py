@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import tinydream as td
-from tinydream.packs.packing import model_inputs
+from tinydream.packs.embeddings import model_inputs
 
 LAYERS = 2  # with weights, from the end: a convolution and the dense head
 BOARD = td.board("an386")

@@ -12,7 +12,8 @@ from test_reduction import bit_rows, n_distinct
 
 from tinydream._native import ffi, lib, view
 from tinydream.errors import CoreError
-from tinydream.packs.packing import pack, plan_bits, published_size
+from tinydream.packs.packing import pack
+from tinydream.packs.part import plan_bits, published_size
 from tinydream.packs.reduction import condense, condense_published
 from tinydream.tables.table import table_from_arrays
 

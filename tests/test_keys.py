@@ -14,7 +14,8 @@ from tinydream._native import ffi, lib, view
 from tinydream.cli.wearables import load_recordings
 from tinydream.packs import keys
 from tinydream.packs.keys import KeyPlan, encode_sorted, plan_sorted
-from tinydream.packs.packing import pack, plan_part
+from tinydream.packs.packing import pack
+from tinydream.packs.part import plan_part
 from tinydream.tables.table import table_from_arrays
 
 QUICK = settings(max_examples=100, deadline=None)

@@ -27,7 +27,8 @@ from tinydream._native import ffi, lib, view
 from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
 from tinydream.packs.pack import Pack, open_pack
-from tinydream.packs.packing import pack, published_size
+from tinydream.packs.packing import pack
+from tinydream.packs.part import published_size
 from tinydream.tables.table import Table, table_from_arrays
 
 GOLDEN = Path(__file__).resolve().parent / "golden"

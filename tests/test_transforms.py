@@ -153,7 +153,7 @@ def test_differences_are_chosen_where_they_save(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr("tinydream.packs.packing.LARGE", 0)
     made = pack(table, per_class=8)
     with monkeypatch.context() as patch:
-        patch.setattr("tinydream.packs.packing.plan_transforms", lambda *_, **__: ())
+        patch.setattr("tinydream.packs.part.plan_transforms", lambda *_, **__: ())
         plain = pack(table, per_class=8)
     assert transforms_of(made) and not transforms_of(plain)
     assert len(made.data) < 0.8 * len(plain.data)

@@ -24,8 +24,9 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..models.compiler import compile_model
 from ..models.model import Model
+from ..packs.embeddings import model_inputs
 from ..packs.pack import Pack
-from ..packs.packing import model_inputs, pack
+from ..packs.packing import pack
 from ..tables.table import Table
 from ..training.train import Epoch, TrainConfig, Trainer
 from . import plots, wearables

@@ -15,8 +15,8 @@ from ..models import litert
 from ..models.compiler import compile_model
 from ..models.model import Model
 from ..models.writeback import write_back
+from ..packs.embeddings import check_classes, model_inputs
 from ..packs.pack import Pack
-from ..packs.packing import check_classes, model_inputs
 from ..tables.table import Table
 from .boards import board as load_board
 from .build import build

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import cbor2
 import numpy as np
 import numpy.typing as npt
 
-from .._native import check, ffi, lib, view
+from .._native import check, ffi, lib
 from ..errors import DataError, UsageError
 from ..files import write_sections
 from ..tables.images import ImageOptions, Transformed, transforms
@@ -19,23 +19,17 @@ from ..tables.sources import as_table
 from ..tables.table import Table
 from ..tables.windows import as_blocks, overlap
 from .archive import archive_rows
-from .keys import encode_sorted, plan_sorted
-from .pack import PROFILES, VALUE_TYPES, Pack, Progress
-from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, condense_published, reduce, unsigned_rows
-from .transforms import Transform, apply_transforms, may_save, plan_transforms
+from .embeddings import embed, in_steps
+from .pack import PROFILES, Pack, Progress
+from .part import Groups, Members, best_part, choose_transforms, shared_plan
+from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, reduce, unsigned_rows
+from .sections import order_section, part_record, sample_starts, schema_section
+from .transforms import apply_transforms
 
 if TYPE_CHECKING:
     from ..models.model import Model
 
-__all__ = ["model_inputs", "pack", "published_size"]
-
-Groups = npt.NDArray[np.uint32] | None
-Members = slice | npt.NDArray[np.int64]  # the rows of a class
-SharedPlan = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32] | None]  # base bits of all classes; offsets
-WIDE = 256  # bits a row beside its key, from which on long bases are tried too: they take the time of a large sort
-MEASURED = 2048  # rows, of at most so many classes, by whose planned size transforms are chosen
-MEASURED_CLASSES = 8
-MAX_PART = 2**29 - 1  # bytes of one class: the core counts its bits in 32 bits
+__all__ = ["archived", "check_options", "encode_images", "pack", "pack_samples"]
 
 
 def pack(
@@ -94,7 +88,7 @@ def _pack_mcu(
     meta: dict[str, Any] = {}
     scale = 1.0 if through is None else through.embedding_scale
     if through is not None:
-        table = _embed(table, through, progress)
+        table = embed(table, through, progress)
     if through is not None and through.output_dtype.kind == "f":
         table, scale, meta["embedding_error"] = in_steps(table, resolution)
         lossy_bits = resolution = None
@@ -192,82 +186,6 @@ def _to_one_scale(stored: Table) -> Table:
     return Table(np.clip(np.rint(256 * scaled), -2047, 2047).astype(np.int64), stored.labels, stored.classes)
 
 
-def published_size(table: Table, *, method: str = "entrogede", patience: int = 0) -> int:
-    """Bytes by a published method's own formula: bases, deviations and ids of all rows under one bit plan, and labels.
-
-    `method`: "entrogede" or "greedygd".
-    """
-    rows, _, width = unsigned_rows(table.flat())
-    result = plan_bits(rows, width, method, patience)[1]
-    n, d = rows.shape
-    return (int(result.size_bits) + 7) // 8 + (int(d) * width + 7) // 8 + (int(n) if table.n_classes > 1 else 0)
-
-
-def model_inputs(table: Table, model: Model) -> npt.NDArray[Any]:
-    """The table's rows as inputs of `model`, (n, *input_shape) of Model.input_dtype.
-
-    Values of that type are taken as quantised already; all others are real numbers and quantised with the scale of the
-    model's input. Raises DataError when a row does not have as many values as an input.
-    """
-    flat = table.flat()
-    if flat.shape[1] != model.input_size:
-        raise DataError(
-            f"{table.source}: {flat.shape[1]} values a row, but an input of the model has {model.input_size}, "
-            f"as {model.input_shape}"
-        )
-    shaped = flat.reshape(len(flat), *model.input_shape)
-    quantised = shaped.dtype == model.input_dtype and shaped.dtype.kind == "i"
-    return shaped if quantised else model.quantise(shaped, table.source)
-
-
-def check_classes(classes: Sequence[str], ordered: bool, model: Model, source: str) -> None:
-    """Raises DataError when labels cannot be the model's classes, or not for sure."""
-    if len(classes) > model.n_classes:
-        raise DataError(f"{source}: {len(classes)} classes, but the model tells {model.n_classes} apart")
-    if not ordered:
-        raise DataError(
-            f"{source}: labels are names ({', '.join(classes[:8])}), and the model knows its classes by "
-            "number only; give the names in the order of the model's outputs (classes=, --classes=a,b,c)"
-        )
-
-
-def check_stateless(model: Model, source: str) -> None:
-    """Raises DataError when a row's embedding would depend on the rows before it."""
-    if model.has_state:
-        raise DataError(
-            f"{source}: the model remembers (SVDF, LSTM), so a row's embedding would depend on the rows before "
-            "it; choose a cut before that operator, or pack without `through`"
-        )
-
-
-def _embed(table: Table, model: Model, progress: Progress | None) -> Table:
-    check_classes(table.classes, table.ordered, model, table.source)
-    check_stateless(model, table.source)
-    embedding = model.embed(model_inputs(table, model), progress)
-    return Table(embedding, table.labels, table.classes, table.source, targets=table.targets)
-
-
-def in_steps(table: Table, resolution: float | None) -> tuple[Table, float, list[float]]:
-    """float32 embeddings as multiples of `resolution`; its f32 value; the largest and the root mean square error."""
-    if resolution is None:
-        raise DataError(
-            f"{table.source}: the tensor at the model's cut is float32; packed rows are integers times one scale. "
-            "Say which steps are fine enough: resolution=0.01 (--resolution 0.01), the same for a replay set; or "
-            "convert the model fully int8"
-        )
-    Lossy(resolution=resolution)  # refuses what is no step
-    step, real = np.float32(resolution), table.values.astype(np.float64)
-    steps = np.rint(real / step)
-    if step == 0 or not np.isfinite(steps).all() or np.abs(steps).max() >= 2**24:
-        raise DataError(
-            f"{table.source}: embeddings from {real.min():g} to {real.max():g} are no f32 multiples of {resolution:g}; "
-            "take a larger resolution, and check the model's outputs"
-        )
-    lost = np.abs(steps * step - real)
-    stored = Table(steps.astype(np.int32), table.labels, table.classes, table.source, targets=table.targets)
-    return stored, float(step), [float(lost.max()), float(np.sqrt((lost**2).mean()))]
-
-
 def _encode(
     table: Table,
     group: Groups,
@@ -306,7 +224,7 @@ def _encode(
     if undone:
         sections[lib.TD_PACK_TRANSFORMS] = undone
     if keep_order:
-        sections.update(_order(coded.order))
+        sections.update(order_section(coded.order))
     if weights is not None:
         sections[lib.TD_PACK_WEIGHTS] = weights[coded.order].astype("<f4").tobytes()
     if any(name != str(i) for i, name in enumerate(table.classes)):
@@ -378,55 +296,6 @@ def _with_transforms(
     return (other, section) if smaller else (coded, b"")
 
 
-def choose_transforms(
-    rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str,
-    size: int = 0,
-) -> tuple[Transform, ...]:  # fmt: skip
-    """Transforms that make a pack of these rows (n, features) smaller, measured on some rows of the largest classes.
-
-    `size`: bytes of its parts without, if known: where transforms cannot save a share of that, none are looked for.
-    """
-    if not may_save(rows, width, 8 * size / len(rows), gray=group is not None):
-        return ()
-    counts = np.bincount(labels)
-    largest = np.sort(np.argsort(-counts, kind="stable")[: min(MEASURED_CLASSES, np.count_nonzero(counts))])
-    step = int(counts[largest].sum()) // MEASURED + 1
-    members = [np.flatnonzero(labels == label)[::step] for label in largest]
-    ends = np.cumsum([len(some) for some in members])[:-1]
-    sortable = [_sortable(method, group, some) for some in members]
-
-    def measure(some: npt.NDArray[np.uint32]) -> int:
-        pieces = zip(np.split(some, ends), sortable, strict=True)
-        return sum(_planned_size(np.ascontiguousarray(piece), width, method, by_key) for piece, by_key in pieces)
-
-    return plan_transforms(rows[np.concatenate(members)], width, measure, gray=not all(sortable))
-
-
-def _planned_size(rows: npt.NDArray[np.uint32], width: int, method: str, sortable: bool) -> int:
-    """Bytes of a part of these rows, about."""
-    by_key = plan_sorted(rows, width) if sortable else None
-    return by_key.size // 8 if by_key else plan_part(rows, width, method).size
-
-
-def _sortable(method: str, group: Groups, members: Members) -> bool:
-    """Rows may be sorted by a key only where their order is free: when each is a sample of its own, or in a large
-    table, whose samples are made to suit."""
-    if method in PUBLISHED:
-        return False
-    return group is None or len(np.unique(group[members])) == len(group[members])
-
-
-def _order(stored: npt.NDArray[Any]) -> dict[int, bytes]:
-    """The section that says where each row is stored, when stored[i] is i-th in the file; none if that is in order."""
-    n, n_bits = len(stored), (len(stored) - 1).bit_length()
-    positions = np.empty(n, dtype=np.int64)
-    positions[stored] = np.arange(n)
-    if np.array_equal(stored, np.arange(n)):
-        return {}
-    bits = (positions[:, None] >> np.arange(n_bits) & 1).astype(np.uint8)
-    return {lib.TD_PACK_ORDER: np.packbits(bits.ravel(), bitorder="little").tobytes()}
-
-
 def archived(made: Pack, keep_order: bool) -> Pack:
     """The same pack as an archive."""
     native, sections = made.native, made.contents()
@@ -439,187 +308,13 @@ def archived(made: Pack, keep_order: bool) -> Pack:
     coded = archive_rows(made.stored(slice(None)), np.repeat(labels, counts), starts)
     header, parts = ffi.new("td_part_header *", {"n_bases": 1, "flags": lib.TD_PART_ARCHIVE}), b""
     for label, n in zip(labels.tolist(), counts.tolist(), strict=True):
-        header.n_rows, header.label = n, label
-        record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
-        lib.td_encode_part_record(header, record)
-        parts += bytes(ffi.buffer(record))
+        header.n_rows = n
+        parts += part_record(header, 0, label)
     sections.pop(lib.TD_PACK_ORDER, None)
     sections.pop(lib.TD_PACK_TRANSFORMS, None)  # undone in what is coded
     if keep_order or made._cut is not None:
         given = np.empty(len(starts), dtype=np.int64)  # which row each stored one was
         given[made._positions()] = np.arange(len(starts))
-        sections.update(_order(given[coded.order]))
+        sections.update(order_section(given[coded.order]))
     sections.update({lib.TD_PACK_PARTS: parts, lib.TD_PACK_DATA: coded.data})
     return Pack(write_sections(lib.TD_MAGIC_PACK, sections), source=made.source)
-
-
-def _value_type(low: int, high: int) -> int:
-    """The narrowest of VALUE_TYPES that holds values from `low` to `high`, by its number."""
-    for number in (1, 2, 3, 4):
-        limits: Any = np.iinfo(VALUE_TYPES[number])
-        if limits.min <= low and high <= limits.max:
-            return number
-    return 0
-
-
-def sample_starts(rows: npt.NDArray[np.int64], n_rows: int) -> bytes:
-    """The samples section: the rows that begin samples, listed when they are few, else a bit a row."""
-    if len(rows) < n_rows // lib.TD_LISTED_ROWS:
-        return rows.astype("<u4").tobytes()
-    begins = np.zeros(n_rows, dtype=bool)
-    begins[rows] = True
-    return np.packbits(begins, bitorder="little").tobytes()
-
-
-def part_record(header: Any, offset: int, label: int) -> bytes:
-    """A part's record for the parts section."""
-    header.offset, header.label = offset, label
-    record = ffi.new("uint8_t[]", lib.TD_PART_RECORD)
-    lib.td_encode_part_record(header, record)
-    return bytes(ffi.buffer(record))
-
-
-def schema_section(
-    *, n_rows: int, n_samples: int, n_features: int, n_classes: int, n_parts: int, width: int, low: int, high: int,
-    model: Model | None = None, scale: float = 1.0, image: bool = False,
-) -> bytes:  # fmt: skip
-    """The section of that name; `low` and `high`: the smallest and the largest value."""
-    zero_point, model_hash = (model.embedding_zero_point, model.embedding_hash) if model else (0, 0)
-    return b"".join((
-        np.array([n_rows, n_samples], dtype="<u4").tobytes(),
-        np.array([n_features, n_classes, n_parts], dtype="<u2").tobytes(),
-        bytes((width, 0 if image else _value_type(low, high))),
-        np.array([low], dtype="<i4").tobytes(),
-        np.array([scale], dtype="<f4").tobytes(),
-        np.array([zero_point], dtype="<i4").tobytes(),
-        np.array([model_hash, image], dtype="<u4").tobytes(),
-    ))  # fmt: skip
-
-
-def plan_bits(
-    rows: npt.NDArray[np.uint32], width: int, method: str, patience: int = 0
-) -> tuple[npt.NDArray[np.uint32], Any]:
-    """The base bits of each feature by a published method, and what they lead to."""
-    n, d = rows.shape
-    mask = np.zeros(d, dtype=np.uint32)
-    scratch = ffi.new("uint32_t[]", 2 * d * width)
-    result = ffi.new("td_plan_result *")
-    size = lib.td_plan_work_size(n)
-    work = ffi.new("uint64_t[]", size // 8 + 1)
-    planned = lib.td_plan_greedy if method == "greedygd" else lib.td_plan_compress
-    status = planned(
-        view(rows, "const uint32_t[]"), n, d, width, patience, ffi.from_buffer("uint32_t[]", mask), scratch, result,
-        work, size,
-    )  # fmt: skip
-    check(status, "planning bits")
-    return mask, result
-
-
-def best_part(
-    rows: npt.NDArray[np.uint32],
-    width: int,
-    method: str,
-    group: npt.NDArray[np.uint32] | None,
-    members: Members,
-    most: int,
-    shared: SharedPlan | None,
-    plain: npt.NDArray[np.uint32] | None = None,
-) -> tuple[bytes, Any, npt.NDArray[np.bool_], npt.NDArray[Any]]:
-    """The smallest part that holds these rows: bytes, header, which stored rows begin a sample, the rows' order.
-
-    `members`: which they are of the table. `plain`: all its rows before transforms, when these went through some.
-    """
-    by_key = encode_sorted(rows, width) if not shared and _sortable(method, group, members) else None
-    if by_key and group is None and by_key.header.deviation_bits <= WIDE:
-        return by_key.data, by_key.header, by_key.cells(most), by_key.order
-    if group is None:
-        own = condense_published(rows if plain is None else np.ascontiguousarray(plain[members]), width, most)
-        order = np.argsort(own, kind="stable")
-        rows, own = rows[order], own[order]
-    else:
-        order, own = np.arange(len(rows)), group[members]
-    data, header = _encode_shared(rows, width, shared) if shared else _encode_part(rows, width, method)
-    if by_key and len(by_key.data) <= len(data):
-        starts = by_key.cells(most) if group is None else np.ones(len(rows), dtype=bool)
-        return by_key.data, by_key.header, starts, by_key.order
-    starts = np.ones(len(rows), dtype=bool)
-    starts[1:] = own[1:] != own[:-1]
-    return data, header, starts, order
-
-
-def shared_plan(
-    rows: npt.NDArray[np.uint32], width: int, method: str, offsets: npt.NDArray[np.uint32] | None = None
-) -> SharedPlan:
-    """One plan for all classes: on the values, or on those less `offsets`, by default their minimum over all rows."""
-    mask, result = plan_bits(rows, width, method)
-    if method in PUBLISHED:
-        return mask, None
-    if offsets is None:
-        offsets = np.ascontiguousarray(rows.min(axis=0))
-    other, moved = plan_bits(rows - offsets, width, method)
-    return (mask, None) if result.size_bits <= moved.size_bits else (other, offsets)
-
-
-def _encode_shared(rows: npt.NDArray[np.uint32], width: int, shared: SharedPlan) -> tuple[bytes, Any]:
-    mask, offsets = shared
-    return _encode_mask(rows if offsets is None else rows - offsets, width, offsets, mask)
-
-
-@dataclass(frozen=True)
-class PartPlan:
-    """Base bits of a part; what is taken off its values, if anything; its rows then; its bytes."""
-
-    mask: npt.NDArray[np.uint32]
-    offsets: npt.NDArray[np.uint32] | None
-    rows: npt.NDArray[np.uint32]
-    size: int
-
-
-def plan_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> PartPlan:
-    """The published plan, or the smaller of it and the one of the values less their minimum in this part."""
-    n, d = rows.shape
-    if method in PUBLISHED:
-        mask, result = plan_bits(rows, width, method)
-        offsets, moved = None, rows
-    else:
-        mask, minima, less = np.empty(d, np.uint32), np.empty(2 * d, np.uint32), np.empty_like(rows)
-        result, size = ffi.new("td_plan_result *"), lib.td_plan_work_size(n)
-        status = check(lib.td_plan_part(
-            view(rows, "const uint32_t[]"), n, d, width, ffi.from_buffer("uint32_t[]", mask),
-            ffi.from_buffer("uint32_t[]", minima), ffi.from_buffer("uint32_t[]", less),
-            ffi.new("uint32_t[]", 2 * d * width), result, ffi.new("uint64_t[]", size // 8 + 1), size,
-        ), "planning bits")  # fmt: skip
-        offsets, moved = (minima[:d], less) if status else (None, rows)
-    size = lib.td_part_size(n, d, width, view(mask, "const uint32_t[]"), offsets is not None, result.n_bases)
-    return PartPlan(mask, offsets, moved, int(size))
-
-
-def _encode_part(rows: npt.NDArray[np.uint32], width: int, method: str) -> tuple[bytes, Any]:
-    plan = plan_part(rows, width, method)
-    return _encode_mask(plan.rows, width, plan.offsets, plan.mask)
-
-
-def _encode_mask(
-    rows: npt.NDArray[np.uint32], width: int, offsets: npt.NDArray[np.uint32] | None, mask: npt.NDArray[np.uint32]
-) -> tuple[bytes, Any]:
-    n, d = rows.shape
-    group = np.zeros(n, dtype=np.uint32)
-    size = lib.td_plan_work_size(n)
-    work = ffi.new("uint64_t[]", size // 8 + 1)
-    rows_view, mask_view = view(rows, "const uint32_t[]"), view(mask, "const uint32_t[]")
-    group_view = ffi.from_buffer("uint32_t[]", group)
-    n_bases = check(lib.td_plan_group(rows_view, n, d, width, mask_view, group_view, work, size), "grouping rows")
-    header = ffi.new("td_part_header *")
-    # The plan's own size, masks and offsets at full width, and the padding of four blocks.
-    base_bits = int(np.unpackbits(mask.view(np.uint8)).sum())
-    size_bits = n_bases * base_bits + n * (d * width - base_bits + (n_bases - 1).bit_length())
-    capacity = (size_bits + 2 * d * width) // 8 + 4
-    if capacity > MAX_PART:
-        raise DataError(f"{n} rows of one class take {capacity} bytes; at most {MAX_PART} fit a pack. Split the table")
-    out = ffi.new("uint8_t[]", capacity)
-    offsets_view = ffi.NULL if offsets is None else view(offsets, "const uint32_t[]")
-    length = check(
-        lib.td_encode_part(rows_view, n, d, width, mask_view, offsets_view, group_view, n_bases, out, capacity, header),
-        "encoding rows",
-    )
-    return bytes(ffi.buffer(out, length)), header

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from ..packs.packing import check_stateless, in_steps, model_inputs
+from ..packs.embeddings import check_stateless, in_steps, model_inputs
 from ..tables.table import Column, Table, table_from_columns
 from ..tables.windows import Cut
 

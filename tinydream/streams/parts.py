@@ -11,7 +11,8 @@ import numpy.typing as npt
 from .._native import ffi, lib
 from ..errors import DataError
 from ..packs.archive import plan_archive, sorted_in_samples
-from ..packs.packing import best_part, part_record, sample_starts
+from ..packs.part import best_part
+from ..packs.sections import part_record, sample_starts
 from ..packs.transforms import Transform, apply_transforms
 from .scanning import Found, Plan, Rows
 

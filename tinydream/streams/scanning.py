@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from .._native import lib
 from ..errors import DataError
-from ..packs.packing import MEASURED, SharedPlan, choose_transforms, encode_images, shared_plan
+from ..packs.packing import encode_images
+from ..packs.part import MEASURED, SharedPlan, choose_transforms, shared_plan
 from ..packs.transforms import Transform
 from ..tables.images import ImageOptions, ImageTransform, decibels, possible
 from ..tables.schema import Field, FieldPlanner, Lossy, Schema, add_error, fitting, type_name

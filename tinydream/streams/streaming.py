@@ -16,8 +16,10 @@ import cbor2
 from .._native import lib
 from ..errors import DataError, UsageError
 from ..files import SectionStream, atomic_stream, output_path, scratch
-from ..packs.packing import archived, check_classes, check_options, pack_samples, schema_section
+from ..packs.embeddings import check_classes
+from ..packs.packing import archived, check_options, pack_samples
 from ..packs.reduction import PUBLISHED
+from ..packs.sections import schema_section
 from ..packs.transforms import Transform
 from ..tables.folders import class_files
 from ..tables.images import ImageOptions, holds_images, image_bytes
