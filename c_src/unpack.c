@@ -527,6 +527,26 @@ static inline uint32_t get_value(const uint8_t *at, uint32_t n_bytes)
     return whole;
 }
 
+static inline void undo_gray(const td_undo *t, uint32_t mask, uint32_t low, uint32_t n_bytes, size_t stride, uint32_t n,
+                             uint8_t *value)
+{
+    for (; n > 0; n--, value += stride) {
+        uint32_t before = (get_value(value, n_bytes) + t->addend) & mask;
+        put_values(td_transform_gray(before) + low, 8u * n_bytes, 1, value);
+    }
+}
+
+static inline void undo_multiple(const td_undo *t, uint32_t mask, uint32_t low, uint32_t n_bytes, size_t stride, uint32_t n,
+                                 uint8_t *value, const uint8_t *other)
+{
+    uint32_t factor = t->factor, shift = t->shift, addend = t->addend;
+    for (; n > 0; n--, value += stride, other += stride) {
+        uint32_t product = ((get_value(other, n_bytes) - low) & mask) * factor;
+        uint32_t before = (get_value(value, n_bytes) + (product >> shift) + addend) & mask;
+        put_values(before + low, 8u * n_bytes, 1, value);
+    }
+}
+
 /* n rows of values of n_bytes, which is a constant where this is called: the loops are made for it. As
  * td_transforms_undo. */
 static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, uint32_t n, uint8_t *out)
@@ -535,18 +555,8 @@ static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, uint3
     size_t stride = (size_t)u->pack->n_features * (size_t)n_bytes;
     for (uint32_t i = 0; i < u->n_undo; i++) {
         const td_undo *t = u->undo + i;
-        uint32_t factor = t->factor, shift = t->shift, addend = t->addend;
-        uint8_t *value = out + t->feature;
-        const uint8_t *other = out + t->other;
-        uint32_t left = n;
-        do {
-            uint32_t product = ((get_value(other, n_bytes) - low) & mask) * factor;
-            uint32_t before = (get_value(value, n_bytes) + (product >> shift) + addend) & mask;
-            if (factor == 0) before = td_transform_gray(before);
-            put_values(before + low, 8u * n_bytes, 1, value);
-            value += stride;
-            other += stride;
-        } while (--left > 0);
+        if (t->factor) undo_multiple(t, mask, low, n_bytes, stride, n, out + t->feature, out + t->other);
+        else undo_gray(t, mask, low, n_bytes, stride, n, out + t->feature);
     }
 }
 #endif
