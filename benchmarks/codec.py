@@ -28,7 +28,7 @@ from marks import fill
 from tinydream._native import ffi, lib
 from tinydream.packs.keys import plan_sorted
 from tinydream.packs.pack import Pack
-from tinydream.packs.packing import pack
+from tinydream.packs.packing import SURE, pack
 from tinydream.packs.part import choose_transforms, plan_bits, plan_part, published_size
 from tinydream.packs.reduction import LARGE, unsigned_rows
 from tinydream.packs.transforms import apply_transforms
@@ -106,9 +106,13 @@ def random_row_time(made: Pack) -> float:
 
 
 def configure(table: Table, rows: np.ndarray[Any, Any], width: int) -> None:
-    """All that pack chooses, by the functions that it calls: transforms, and bits without and with them."""
-    group = None if len(table) > LARGE else np.zeros(len(table), dtype=np.uint32)
-    chosen = choose_transforms(rows, width, table.labels, group, "variance", plan(table, rows, width))
+    """All that pack chooses, by the functions that it calls: transforms, and bits with them; and bits without, unless a
+    sample of a large table has shown that these are many more."""
+    large = len(table) > LARGE
+    group, size = (None, None) if large else (np.zeros(len(table), dtype=np.uint32), plan(table, rows, width))
+    chosen, share = choose_transforms(rows, width, table.labels, group, "variance", size)
+    if large and (not chosen or share > SURE):
+        plan(table, rows, width)
     if chosen:
         plan(table, apply_transforms(chosen, rows, width), width)
 

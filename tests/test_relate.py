@@ -138,6 +138,6 @@ def test_the_larger_savings_are_kept_where_all_do_not_pay() -> None:
         changed = int((some != rows).any(axis=0).sum())
         return [10_000, 5_000, 20_000][changed]
 
-    chosen = plan_transforms(rows, 13, size)
-    assert len(chosen) == 1 and len(measured) == 3
-    assert plan_transforms(rows, 13, lambda some: 10_000) == ()
+    chosen, share = plan_transforms(rows, 13, size)
+    assert len(chosen) == 1 and share == 0.5 and len(measured) == 3
+    assert plan_transforms(rows, 13, lambda some: 10_000) == ((), 1)

@@ -18,10 +18,11 @@ from tinydream._native import ffi, lib
 from tinydream.cli.commands import main
 from tinydream.errors import FormatError
 from tinydream.files import write_sections
+from tinydream.packs import packing
 from tinydream.packs.inspection import bit_plan, coded_names, transform_lines
 from tinydream.packs.pack import Pack
 from tinydream.packs.packing import pack
-from tinydream.packs.transforms import Transform, apply_transforms, may_save, read_transforms
+from tinydream.packs.transforms import Chosen, Transform, apply_transforms, may_save, read_transforms
 from tinydream.tables.images import ImageOptions
 from tinydream.tables.table import Table, table_from_arrays
 
@@ -153,7 +154,7 @@ def test_differences_are_chosen_where_they_save(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr("tinydream.packs.packing.LARGE", 0)
     made = pack(table, per_class=8)
     with monkeypatch.context() as patch:
-        patch.setattr("tinydream.packs.part.plan_transforms", lambda *_, **__: ())
+        patch.setattr("tinydream.packs.part.plan_transforms", lambda *_, **__: Chosen())
         plain = pack(table, per_class=8)
     assert transforms_of(made) and not transforms_of(plain)
     assert len(made.data) < 0.8 * len(plain.data)
@@ -250,3 +251,29 @@ def test_a_core_without_transforms_refuses_them(tmp_path: Path) -> None:
     for name, expected in (("transforms.tdz", lib.TD_E_UNSUPPORTED), ("masks.tdz", lib.TD_OK)):
         with (GOLDEN / name).open("rb") as file:
             assert int(subprocess.run([program], stdin=file, capture_output=True, check=True).stdout) == expected
+
+
+def test_a_large_table_is_encoded_once_where_much_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And twice where little is, so that it never grows."""
+    rng = np.random.default_rng(3)
+    a = rng.integers(0, 4000, 3000)
+    near, far = a + rng.integers(0, 4, 3000), a + rng.integers(0, 700, 3000)
+    rest = rng.integers(0, 2**12, (3000, 2))
+    encoded: list[bool] = []
+    encode = packing._encode_parts
+
+    def counted(rows: Any, plain: Any, *options: Any) -> Any:
+        encoded.append(rows is plain)
+        return encode(rows, plain, *options)
+
+    monkeypatch.setattr(packing, "_encode_parts", counted)
+    monkeypatch.setattr(packing, "LARGE", 0)
+    for other, plain in ((near, False), (far, True)):
+        table = table_from_arrays(np.column_stack((a, other, rest)), None)
+        encoded.clear()
+        made = pack(table)
+        assert encoded == ([True, False] if plain else [False])
+        assert sorted(made[:].tolist()) == sorted(table.values.tolist())
+        with monkeypatch.context() as patch:
+            patch.setattr("tinydream.packs.part.plan_transforms", lambda *_, **__: Chosen())
+            assert len(made.data) <= len(pack(table).data)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["archived", "check_options", "encode_images", "pack", "pack_samples"]
 
+SURE = 0.9  # of the size without transforms: what a sample finds below, all rows will find smaller
+
 
 def pack(
     table: Table | Any,
@@ -206,10 +208,10 @@ def _encode(
     `meta`: what the metadata says beside the classes. `scale`: of the rows of a model.
     """
     rows, minimum, width = unsigned_rows(table.flat())
-    coded = _encode_parts(rows, rows, width, table.labels, group, method, most, class_wise)
-    undone = b""
     if transform and image is None and method not in PUBLISHED:
-        coded, undone = _with_transforms(coded, rows, width, table.labels, group, method, most)
+        coded, undone = _encode_smallest(rows, width, table.labels, group, method, most)
+    else:
+        coded, undone = _encode_parts(rows, rows, width, table.labels, group, method, most, class_wise), b""
     described = schema_section(
         n_rows=len(rows), n_samples=int(coded.begins.sum()), n_features=rows.shape[1], n_classes=table.n_classes,
         n_parts=len(coded.parts) // lib.TD_PART_RECORD, width=width, low=minimum, high=int(table.flat().max()),
@@ -282,18 +284,24 @@ def _members(labels: npt.NDArray[np.int64], group: Groups) -> Iterator[tuple[int
         yield label, run if in_place else order[run]
 
 
-def _with_transforms(
-    coded: _Coded, rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str,
-    most: int,
-) -> tuple[_Coded, bytes]:  # fmt: skip
-    """Under transforms, with their section, where that is smaller; else as it is."""
-    chosen = choose_transforms(rows, width, labels, group, method, len(coded.data))
-    if not chosen:
-        return coded, b""
+def _encode_smallest(
+    rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str, most: int
+) -> tuple[_Coded, bytes]:
+    """The rows as they are, or under transforms where that is smaller, with their section.
+
+    A large table is not encoded as it is where a sample says that transforms save much.
+    """
+    plain = None if group is None else _encode_parts(rows, rows, width, labels, group, method, most)
+    chosen, share = choose_transforms(rows, width, labels, group, method, len(plain.data) if plain else None)
     section = b"".join(transform.record() for transform in chosen)
-    other = _encode_parts(apply_transforms(chosen, rows, width), rows, width, labels, group, method, most)
-    smaller = len(other.data) + lib.TD_FILE_ENTRY + len(section) < len(coded.data)
-    return (other, section) if smaller else (coded, b"")
+    if plain is None and (not chosen or share > SURE):
+        plain = _encode_parts(rows, rows, width, labels, group, method, most)
+    if chosen:
+        coded = _encode_parts(apply_transforms(chosen, rows, width), rows, width, labels, group, method, most)
+        if plain is None or len(coded.data) + lib.TD_FILE_ENTRY + len(section) < len(plain.data):
+            return coded, section
+    assert plain is not None
+    return plain, b""
 
 
 def archived(made: Pack, keep_order: bool) -> Pack:

@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..tables.table import Table
 from .keys import encode_sorted, plan_sorted
 from .reduction import PUBLISHED, condense_published, unsigned_rows
-from .transforms import Transform, may_save, plan_transforms
+from .transforms import Chosen, may_save, plan_transforms
 
 __all__ = [
     "Groups",
@@ -187,14 +187,14 @@ def _encode_mask(
 
 def choose_transforms(
     rows: npt.NDArray[np.uint32], width: int, labels: npt.NDArray[np.int64], group: Groups, method: str,
-    size: int = 0,
-) -> tuple[Transform, ...]:  # fmt: skip
+    size: int | None = None,
+) -> Chosen:  # fmt: skip
     """Transforms that make a pack of these rows (n, features) smaller, measured on some rows of the largest classes.
 
     `size`: bytes of its parts without, if known: where transforms cannot save a share of that, none are looked for.
     """
-    if not may_save(rows, width, 8 * size / len(rows), gray=group is not None):
-        return ()
+    if not may_save(rows, width, None if size is None else 8 * size / len(rows), gray=group is not None):
+        return Chosen()
     counts = np.bincount(labels)
     largest = np.sort(np.argsort(-counts, kind="stable")[: min(MEASURED_CLASSES, np.count_nonzero(counts))])
     step = int(counts[largest].sum()) // MEASURED + 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .._native import check, ffi, lib, view
 
-__all__ = ["Transform", "apply_transforms", "may_save", "plan_transforms", "read_transforms"]
+__all__ = ["Chosen", "Transform", "apply_transforms", "may_save", "plan_transforms", "read_transforms"]
 
 GLANCE = 128  # rows by which a search is found worth its time
 SAMPLE = lib.TD_MAX_RELATED  # rows by which transforms are compared before their packs are
@@ -37,6 +38,13 @@ class Transform:
         return struct.pack("<HHhBB", self.feature, self.other, self.factor, self.shift, self.turn)
 
 
+class Chosen(NamedTuple):
+    """Transforms in the order in which they are undone; the size under them as a share of that without, measured."""
+
+    transforms: tuple[Transform, ...] = ()
+    share: float = 1.0
+
+
 def read_transforms(section: bytes) -> tuple[Transform, ...]:
     """The transforms of a section, in the order in which they are undone."""
     return tuple(Transform(*record) for record in struct.iter_unpack("<HHhBB", section))
@@ -54,22 +62,25 @@ def apply_transforms(transforms: tuple[Transform, ...], rows: Rows, width: int) 
     return out
 
 
-def may_save(rows: Rows, width: int, bits: float, *, gray: bool) -> bool:
-    """Whether a search for transforms is worth its time, by a glance at some rows. `bits`: what a row takes without.
+def may_save(rows: Rows, width: int, bits: float | None, *, gray: bool) -> bool:
+    """Whether a search for transforms is worth its time, by a glance at some rows. `bits`: what a row takes without;
+    None: not known, what its features take one by one.
 
     A feature less a multiple of another one keeps sqrt(1 - r^2) of its spread, r being their correlation: the search
     begins with the pair of which that is least. `gray`: Gray codes may save, too: half of what one must save is enough,
     as entropies of few rows are rough.
     """
     some = rows[:: len(rows) // GLANCE + 1]
+    columns = _Columns(some, width)
+    bits = sum(columns.bits()) / BIT if bits is None else bits
     least = max(LEAST_BITS, 2 * bits / LEAST_SHARE)
     if gray and _gray_saves(np.ascontiguousarray(some), width).max() >= least / 2:
         return True
-    return _Columns(some, width).closest() >= 1 - 2 ** (-2 * least)
+    return columns.closest() >= 1 - 2 ** (-2 * least)
 
 
-def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> tuple[Transform, ...]:
-    """Transforms that make a pack of these rows (n, features) smaller, in the order in which they are undone.
+def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -> Chosen:
+    """Transforms that make a pack of these rows (n, features) smaller.
 
     `size`: bytes of a pack of rows like these. One after another joins that promises to save the most bits by a sample.
     All together are kept if they save enough by `size`, too; else those that promise most, if these do. `gray`: Gray
@@ -88,9 +99,10 @@ def plan_transforms(rows: Rows, width: int, size: Size, *, gray: bool = False) -
     sizes = {t: size(apply_transforms(t, rows, width)) for t in dict.fromkeys(tried)}
     each = lib.TD_TRANSFORM_RECORD + 2 * sizes[()] // LEAST_SHARE
     best = min(sizes, key=lambda t: sizes[t] + each * len(t))
-    if best or larger in sizes:
-        return best
-    return larger if size(apply_transforms(larger, rows, width)) + each * len(larger) < sizes[()] else ()
+    if not best and larger not in sizes:
+        sizes[larger] = size(apply_transforms(larger, rows, width))
+        best = larger if sizes[larger] + each * len(larger) < sizes[()] else ()
+    return Chosen(best, sizes[best] / sizes[()])
 
 
 class _Search:

@@ -267,7 +267,8 @@ class Fields:
         labels = np.concatenate([found.numbers(part) for part in self._some.chunks])
         group = np.zeros(len(rows), dtype=np.uint32) if sequence else None
         unsigned = (rows.astype(np.int64) - plan.low).astype(np.uint32)
-        return choose_transforms(unsigned, max(1, (plan.high - plan.low).bit_length()), labels, group, method)
+        width = max(1, (plan.high - plan.low).bit_length())
+        return choose_transforms(unsigned, width, labels, group, method).transforms
 
     def plan(self, found: Found) -> Plan:
         """By what was seen."""
