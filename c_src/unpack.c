@@ -122,7 +122,7 @@ static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
 
 static uint64_t fixed_size(const td_pack *pack)
 {
-    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 2u * TD_KEY_BLOCK * sizeof(uint64_t) +
+    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 3u * TD_KEY_BLOCK * sizeof(uint64_t) +
            aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
 }
 
@@ -159,7 +159,7 @@ int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_
     u->slot_size = (size_t)largest_slot(pack, bits);
     u->first_rows = (uint32_t *)memory;
     u->block = (uint64_t *)(void *)((uint8_t *)memory + aligned(4u * ((uint64_t)pack->n_parts + 1u)));
-    u->undo = (td_undo *)(void *)(u->block + 2u * TD_KEY_BLOCK);
+    u->undo = (td_undo *)(void *)(u->block + 3u * TD_KEY_BLOCK);
     u->slots = (uint8_t *)u->undo + (size_t)aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
     prepare_transforms(u);
     u->first_rows[0] = 0;
@@ -192,10 +192,25 @@ static void plan_spread(spread *to, uint64_t mask, uint32_t at)
     }
 }
 
-static uint64_t spread_bits(const spread *by, uint64_t value)
+static inline uint64_t spread_one(const spread *by, uint64_t value)
 {
     for (uint32_t s = STEPS; s-- > 0;) value ^= (value ^ value << (1u << s)) & by->move[s];
     return value & by->mask;
+}
+
+/* Many values step by step, which compilers do for several at once. */
+static void spread_bits(const spread *by, uint64_t *values, uint32_t n)
+{
+    if (n == 1) {
+        *values = spread_one(by, *values);
+        return;
+    }
+    for (uint32_t s = STEPS; s-- > 0;) {
+        uint64_t move = by->move[s];
+        uint32_t distance = (uint32_t)1 << s;
+        for (uint32_t i = 0; move && i < n; i++) values[i] ^= (values[i] ^ values[i] << distance) & move;
+    }
+    for (uint32_t i = 0; i < n; i++) values[i] &= by->mask;
 }
 
 /* Masks, constant and sums of the words. */
@@ -221,7 +236,7 @@ static void prepare_words(const td_unpacker *u, prepared *to)
         at_row += word->deviation.n_bits;
         word->constant = 0;
         if (part->id_bits == 0) {
-            word->constant = spread_bits(&word->base, td_read_long(part->bases, word->base.at, word->base.n_bits));
+            word->constant = spread_one(&word->base, td_read_long(part->bases, word->base.at, word->base.n_bits));
             word->base.n_bits = 0;
         }
         word->n_tables = word->n_lookups = 0;
@@ -444,22 +459,26 @@ static void add_tables(const word *word, uint32_t chunk, const uint64_t *keys, u
     }
 }
 
+static void add_spread(const spread *by, uint64_t *fields, uint32_t n, uint64_t *out)
+{
+    spread_bits(by, fields, n);
+    for (uint32_t i = 0; i < n; i++) out[i] ^= fields[i];
+}
+
 static void add_bases(const uint8_t *end, const td_part *part, const spread *by, const uint64_t *base_at, uint32_t n,
-                      uint64_t *out)
+                      uint64_t *fields, uint64_t *out)
 {
     uint64_t mask = mask_of(by->n_bits);
-    for (uint32_t i = 0; i < n; i++) {
-        out[i] ^= spread_bits(by, read(part->bases, end, base_at[i] + by->at, by->n_bits, mask));
-    }
+    for (uint32_t i = 0; i < n; i++) fields[i] = read(part->bases, end, base_at[i] + by->at, by->n_bits, mask);
+    add_spread(by, fields, n, out);
 }
 
 static void add_deviations(const uint8_t *end, const td_part *part, const spread *by, uint64_t row_at, uint32_t n,
-                           uint64_t *out)
+                           uint64_t *fields, uint64_t *out)
 {
     uint64_t mask = mask_of(by->n_bits), at = row_at + by->at;
-    for (uint32_t i = 0; i < n; i++, at += part->row_bits) {
-        out[i] ^= spread_bits(by, read(part->rows, end, at, by->n_bits, mask));
-    }
+    for (uint32_t i = 0; i < n; i++, at += part->row_bits) fields[i] = read(part->rows, end, at, by->n_bits, mask);
+    add_spread(by, fields, n, out);
 }
 
 /* Value by value, modulo 2^bits: high bits are added without their carry. */
@@ -566,7 +585,8 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
 {
     const uint8_t *file_end = u->pack->file.data + u->pack->file.size;
     td_part *part = &from->part;
-    uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, row_at = (uint64_t)first * part->row_bits;
+    uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, *fields = values + TD_KEY_BLOCK;
+    uint64_t row_at = (uint64_t)first * part->row_bits;
     uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
     size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     if (part->n_key) read_keys(file_end, part, first, n, keys);
@@ -575,8 +595,8 @@ static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uin
         const word *word = from->words + w;
         for (uint32_t i = 0; i < n; i++) values[i] = word->constant;
         if (word->n_tables) add_tables(word, from->chunk, keys, n, values);
-        if (word->base.n_bits) add_bases(file_end, part, &word->base, keys, n, values);
-        if (word->deviation.n_bits) add_deviations(file_end, part, &word->deviation, row_at, n, values);
+        if (word->base.n_bits) add_bases(file_end, part, &word->base, keys, n, fields, values);
+        if (word->deviation.n_bits) add_deviations(file_end, part, &word->deviation, row_at, n, fields, values);
         add_sum(word->sum, u->bits, n, values);
         if (word->n_lookups) look_up(word, u->bits, n, values);
         uint32_t left = u->pack->n_features - w * n_lanes;
