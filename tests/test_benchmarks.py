@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -21,7 +20,6 @@ def test_every_benchmark_tells_its_options(script: str) -> None:
     assert done.returncode == 0 and "--readme" in done.stdout, done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="no arm-none-eabi-gcc")
 def test_a_reader_of_rows_fits_4_kb_of_a_cortex_m0() -> None:
     script = "import reader; print(reader.code_of(reader.ROWS), reader.code_of(reader.SAMPLES))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(PROJECT), str(PROJECT / "benchmarks")))}
