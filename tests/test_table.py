@@ -543,7 +543,7 @@ def test_recordings_become_windows(tmp_path: Path, width: int) -> None:
         for i in range(0, last + 1, 3)
     ]
     assert np.array_equal(table.values, want)
-    assert table.left_out == (f"1 recordings shorter than a window left out, such as {tmp_path / 'set/no/d.wav'}",)
+    assert table.left_out == (f"recordings shorter than a window left out: 1, such as {tmp_path / 'set/no/d.wav'}",)
     for window, hop in ((None, None), (0, None), (8, 0)):
         with pytest.raises(UsageError, match="--window"):
             read(tmp_path / "set", window=window, hop=hop)
@@ -594,7 +594,7 @@ def test_which_files_of_a_folder_are_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(samples if "._" not in name else b"not a recording")
     table = read(tmp_path, window=9)
     assert table.classes == ("a", "b") and len(table) == 2
-    assert table.left_out == (f"1 other files left out, such as {tmp_path / 'a/notes.txt'}",)
+    assert table.left_out == (f"other files left out: 1, such as {tmp_path / 'a/notes.txt'}",)
     (tmp_path / "5.wav").write_bytes(samples)
     with pytest.raises(DataError, match=r"5\.wav: lies beside the folders"):
         read(tmp_path, window=9)

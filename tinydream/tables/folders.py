@@ -26,7 +26,7 @@ class ClassFiles:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What is said of the others."""
-        return (f"{len(self.others)} other files left out, such as {self.others[0]}",) if self.others else ()
+        return (f"other files left out: {len(self.others)}, such as {self.others[0]}",) if self.others else ()
 
 
 def class_files(

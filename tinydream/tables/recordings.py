@@ -114,7 +114,7 @@ class Recordings:
         short = [sound.path for sound, _ in sounds if sound.n < window]
         if not kept:
             raise DataError(f"{folder}: no recording has a whole window of {window} samples")
-        told = (f"{len(short)} recordings shorter than a window left out, such as {short[0]}",) if short else ()
+        told = (f"recordings shorter than a window left out: {len(short)}, such as {short[0]}",) if short else ()
         self.source, self.window, self.left_out = str(folder), window, (*told, *found.left_out)
         self._sounds, self.names, self.classes = [sound for sound, _ in kept], [name for _, name in kept], found.classes
         self.lengths = [sound.n for sound in self._sounds]
