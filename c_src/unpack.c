@@ -199,12 +199,8 @@ static inline uint64_t spread_one(const spread *by, uint64_t value)
 }
 
 /* Many values step by step, which compilers do for several at once. */
-static void spread_bits(const spread *by, uint64_t *values, uint32_t n)
+static TD_INLINE void spread_bits(const spread *by, uint64_t *values, uint32_t n)
 {
-    if (n == 1) {
-        *values = spread_one(by, *values);
-        return;
-    }
     for (uint32_t s = STEPS; s-- > 0;) {
         uint64_t move = by->move[s];
         uint32_t distance = (uint32_t)1 << s;
@@ -461,6 +457,10 @@ static void add_tables(const word *word, uint32_t chunk, const uint64_t *keys, u
 
 static void add_spread(const spread *by, uint64_t *fields, uint32_t n, uint64_t *out)
 {
+    if (n == 1) { /* a row alone has nobody beside it */
+        *out ^= spread_one(by, *fields);
+        return;
+    }
     spread_bits(by, fields, n);
     for (uint32_t i = 0; i < n; i++) out[i] ^= fields[i];
 }
