@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["archived", "check_options", "encode_images", "pack", "pack_samples"]
 
-SURE = 0.9  # of the size without transforms: what a sample finds below, all rows will find smaller
+SURE = 0.9  # of the size without transforms: below this in a sample, all rows are taken to be smaller too
 
 
 def pack(
