@@ -41,6 +41,12 @@
 #endif
 #endif
 
+/* Rows of a part from which on the unpacker makes tables for whole bytes, of 2 KB each. Same rows, less time where rows
+ * are many. */
+#ifndef TD_MANY_ROWS
+#define TD_MANY_ROWS 2048
+#endif
+
 /* 0: operators in float32 are refused (TD_E_UNSUPPORTED), and their kernels take no flash. */
 #ifndef TD_HAVE_F32
 #define TD_HAVE_F32 1

@@ -2,12 +2,13 @@
  * decode.c reads the same rows without.
  *
  * An output row is cut into words of 64 bits: eight, four or two values. What a word needs is worked out once a part;
- * then each step runs over the rows of a block: keys, their bits by tables, base and deviation by spreading, sum. */
+ * then each step runs over the rows of a block: keys, bits of keys and short rows by tables, other bits by spreading, sum;
+ * at last, value by value, entries of lists and transforms. */
 #include "archive.h"
 #include "parts.h"
 #include "transform.h"
 
-enum { STEPS = 6, GROUP = 4, WORD = 64, MANY_ROWS = 2048 };
+enum { STEPS = 6, GROUP = 4, WORD = 64, SMALL = 4, LARGE = 8 };
 /* Rows of so many bytes are read so few at a time, as the ends of more of them would push each other out of a cache. */
 enum { LONG_ROW = 2048, FEW_ROWS = 8 };
 static const uint32_t NO_PART = 0xFFFFFFFFu;
@@ -20,36 +21,40 @@ typedef struct spread {
     uint32_t at;                /* of its bits in a base or in a row of the rows block */
 } spread;
 
-/* The bits of a word that some bits of a key stand for: entry (key >> shift) of the table. */
-typedef struct table {
-    const uint64_t *entry;
+/* What the bits of a key or of a row stand for in a word: one table for each chunk of them, from bit `shift` on. */
+typedef struct tables {
+    const uint64_t *entry[GROUP];
     uint32_t shift;
-} table;
+    uint32_t n;
+} tables;
 
-/* A value that is the number of an entry. */
+/* Values that are numbers of entries. */
 typedef struct lookup {
     const uint32_t *entry;
-    uint32_t shift;             /* of the value in its word */
+    uint32_t feature;           /* bytes from the row's start */
     uint32_t last;              /* number of the last entry */
 } lookup;
 
 typedef struct word {
     uint64_t constant;          /* bits of the only base */
     spread base;                /* with several bases */
-    spread deviation;
+    spread deviation;           /* where rows are not short */
     uint64_t sum;               /* added value by value */
-    const table *tables;        /* whole groups of GROUP; some may repeat, as OR does not mind */
-    uint32_t n_tables;
-    const lookup *lookups;
-    uint32_t n_lookups;
+    const tables *of_key;
+    const tables *of_row;       /* where rows are short */
+    uint32_t n_of_key;
+    uint32_t n_of_row;
 } word;
 
 /* A part, prepared. */
 typedef struct prepared {
     uint32_t index;             /* of the part, NO_PART: none */
     uint32_t chunk;             /* bits of a key to a table */
+    bool short_rows;            /* rows of the rows block are looked up in tables, as keys are */
     td_part part;
     word *words;
+    const lookup *lookups;
+    uint32_t n_lookups;
 } prepared;
 
 /* How a transform is undone: value = ((factor * other mod 2^32) >> shift) + value + addend, and Gray code when the factor
@@ -82,22 +87,29 @@ static uint32_t words_of(const td_pack *pack, uint32_t bits)
 /* Bits to a table: larger tables are worth their making where rows are many. */
 static uint32_t chunk_bits(const td_part *part)
 {
-    return part->n_rows < MANY_ROWS ? 4u : 8u;
+    return part->n_rows < TD_MANY_ROWS ? SMALL : LARGE;
 }
 
-/* A chunk of a key touches at most as many words as it has bits. */
+/* Whether the bits of rows are looked up: with large tables, in fewer steps than they are spread. */
+static bool has_short_rows(const td_part *part)
+{
+    return part->n_rows >= TD_MANY_ROWS && part->row_bits > 0 && part->row_bits <= WORD;
+}
+
+/* A chunk of a key touches at most as many words as it has bits; those of a row lie word by word. */
 static uint32_t max_tables(const td_pack *pack, const td_part *part, uint32_t bits)
 {
     uint32_t n_words = words_of(pack, bits), chunk = chunk_bits(part);
-    if (part->n_key == 0) return 0;
-    return (part->n_key + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
+    uint32_t of_key = (part->n_key + chunk - 1u) / chunk * (n_words < chunk ? n_words : chunk);
+    uint32_t with_bits = n_words < part->row_bits ? n_words : part->row_bits;
+    return of_key + (has_short_rows(part) ? part->row_bits / chunk + with_bits : 0);
 }
 
 static uint64_t slot_size(const td_pack *pack, const td_part *part, uint32_t bits)
 {
     uint32_t n_tables = max_tables(pack, part, bits);
     uint64_t size = aligned(sizeof(prepared)) + (uint64_t)words_of(pack, bits) * sizeof(word);
-    if (n_tables) size += (uint64_t)n_tables * GROUP * sizeof(table) + (n_tables + 1u) * (sizeof(uint64_t) << chunk_bits(part));
+    if (n_tables) size += (uint64_t)n_tables * sizeof(tables) + (n_tables + 1u) * (sizeof(uint64_t) << chunk_bits(part));
     if (part->dictionary) {
         size += (uint64_t)pack->n_features * sizeof(lookup) + 4u * (uint64_t)td_part_entries(pack, part);
     }
@@ -122,7 +134,7 @@ static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
 
 static uint64_t fixed_size(const td_pack *pack)
 {
-    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 3u * TD_KEY_BLOCK * sizeof(uint64_t) +
+    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 4u * TD_KEY_BLOCK * sizeof(uint64_t) +
            aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
 }
 
@@ -159,7 +171,7 @@ int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_
     u->slot_size = (size_t)largest_slot(pack, bits);
     u->first_rows = (uint32_t *)memory;
     u->block = (uint64_t *)(void *)((uint8_t *)memory + aligned(4u * ((uint64_t)pack->n_parts + 1u)));
-    u->undo = (td_undo *)(void *)(u->block + 3u * TD_KEY_BLOCK);
+    u->undo = (td_undo *)(void *)(u->block + 4u * TD_KEY_BLOCK);
     u->slots = (uint8_t *)u->undo + (size_t)aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
     prepare_transforms(u);
     u->first_rows[0] = 0;
@@ -235,7 +247,7 @@ static void prepare_words(const td_unpacker *u, prepared *to)
             word->constant = spread_one(&word->base, td_read_long(part->bases, word->base.at, word->base.n_bits));
             word->base.n_bits = 0;
         }
-        word->n_tables = word->n_lookups = 0;
+        word->n_of_key = word->n_of_row = 0;
     }
 }
 
@@ -254,32 +266,55 @@ static bool key_bits_of(const td_unpacker *u, const td_part *part, uint32_t w, u
     return any;
 }
 
+/* Where tables are made. */
+typedef struct maker {
+    tables *group;              /* behind the last one */
+    uint64_t *entry;            /* of the next table */
+    const uint64_t *nothing;    /* a table of zeros */
+    uint32_t chunk;
+} maker;
+
+/* A table for the chunk from bit `shift` on, whose bits stand for these: in the last of n groups, or in a new one. */
+static void make_table(maker *m, uint32_t *n, uint32_t shift, const uint64_t *bits)
+{
+    if (*n == 0 || shift - m->group[-1].shift >= GROUP * m->chunk) {
+        *m->group++ = (tables){{m->nothing, m->nothing, m->nothing, m->nothing}, shift, 0};
+        ++*n;
+    }
+    tables *group = m->group - 1;
+    uint32_t at = (shift - group->shift) / m->chunk;
+    uint64_t *entry = m->entry;
+    group->entry[at] = entry;
+    group->n = at + 1u;
+    entry[0] = 0;
+    for (uint32_t i = 0; i < m->chunk; i++) {
+        for (uint32_t e = 0, half = (uint32_t)1 << i; e < half; e++) entry[half + e] = entry[e] ^ bits[i];
+    }
+    m->entry += (uint32_t)1 << m->chunk;
+}
+
+/* The tables of all words. Returns the memory behind them. */
 static uint8_t *prepare_tables(const td_unpacker *u, prepared *to, uint8_t *memory)
 {
-    uint32_t n_words = words_of(u->pack, u->bits), n_entries = (uint32_t)1 << to->chunk;
-    table *tables = (table *)(void *)memory;
-    uint64_t *nothing = (uint64_t *)(void *)(tables + GROUP * (size_t)max_tables(u->pack, &to->part, u->bits));
-    uint64_t *entry = nothing + n_entries;
-    for (uint32_t e = 0; e < n_entries; e++) nothing[e] = 0;
+    uint32_t n_words = words_of(u->pack, u->bits), chunk = to->chunk, n_tables = max_tables(u->pack, &to->part, u->bits);
+    uint64_t *nothing = (uint64_t *)(void *)((tables *)(void *)memory + n_tables), bits[8];
+    maker m = {(tables *)(void *)memory, nothing + ((uint32_t)1 << chunk), nothing, chunk};
+    for (uint32_t e = 0; e < (uint32_t)1 << chunk; e++) nothing[e] = 0;
     for (uint32_t w = 0; w < n_words; w++) {
         word *word = to->words + w;
-        word->tables = tables;
-        for (uint32_t from = 0; from < to->part.n_key; from += to->chunk) {
-            uint64_t bits[8];
-            if (!key_bits_of(u, &to->part, w, from, to->chunk, bits)) continue;
-            entry[0] = 0;
-            for (uint32_t i = 0; i < to->chunk; i++) {
-                for (uint32_t e = 0; e < (uint32_t)1 << i; e++) entry[e + ((uint32_t)1 << i)] = entry[e] ^ bits[i];
-            }
-            tables->entry = entry;
-            tables->shift = from;
-            tables++;
-            word->n_tables++;
-            entry += n_entries;
+        word->of_key = m.group;
+        for (uint32_t from = 0; from < to->part.n_key; from += chunk) {
+            if (key_bits_of(u, &to->part, w, from, chunk, bits)) make_table(&m, &word->n_of_key, from, bits);
         }
-        for (; word->n_tables % GROUP; word->n_tables++, tables++) *tables = (table){nothing, 0};
+        word->of_row = m.group;
+        for (uint32_t from = 0; to->short_rows && from < word->deviation.n_bits; from += chunk) {
+            for (uint32_t i = 0; i < chunk; i++) {
+                bits[i] = from + i < WORD ? spread_one(&word->deviation, (uint64_t)1 << (from + i)) : 0;
+            }
+            make_table(&m, &word->n_of_row, word->deviation.at + from, bits);
+        }
     }
-    return (uint8_t *)entry;
+    return (uint8_t *)m.entry;
 }
 
 /* Lists of entries that are the values in full: their features take nothing from the word's sum. */
@@ -289,18 +324,15 @@ static void prepare_lookups(const td_unpacker *u, prepared *to, uint8_t *memory)
     const uint8_t *sizes = to->part.dictionary, *lists = sizes + 2u * (size_t)pack->n_features;
     lookup *lookups = (lookup *)(void *)memory;
     uint32_t *entry = (uint32_t *)(void *)(lookups + pack->n_features), done = 0;
+    to->lookups = lookups;
     for (uint32_t f = 0; f < pack->n_features; f++) {
         word *word = to->words + f / lanes(u->bits);
         uint32_t n = td_get16(sizes + 2u * (size_t)f), shift = f % lanes(u->bits) * u->bits;
-        if (shift == 0) word->lookups = lookups;
         if (n == 0) continue;
         uint32_t sum = (uint32_t)(word->sum >> shift) & td_low_mask(u->bits);
         word->sum &= ~((uint64_t)td_low_mask(u->bits) << shift);
-        word->n_lookups++;
-        lookups->entry = entry;
-        lookups->shift = shift;
-        lookups->last = n - 1u;
-        lookups++;
+        *lookups++ = (lookup){entry, f * (u->bits / 8u), n - 1u};
+        to->n_lookups++;
         for (uint32_t e = 0; e < n; e++, done++) {
             *entry++ = (td_read_bits(lists, done * pack->width, pack->width) + sum) & td_low_mask(u->bits);
         }
@@ -328,10 +360,12 @@ static prepared *prepare(const td_unpacker *u, uint32_t row)
     uint8_t *memory = (uint8_t *)to + aligned(sizeof *to);
     to->index = index;
     to->chunk = chunk_bits(&to->part);
+    to->short_rows = has_short_rows(&to->part);
+    to->n_lookups = 0;
     to->words = (word *)(void *)memory;
     memory += (size_t)words_of(u->pack, u->bits) * sizeof(word);
     prepare_words(u, to);
-    if (to->part.n_key) memory = prepare_tables(u, to, memory);
+    if (max_tables(u->pack, &to->part, u->bits)) memory = prepare_tables(u, to, memory);
     if (to->part.dictionary) prepare_lookups(u, to, memory);
     return to;
 }
@@ -441,18 +475,34 @@ static void read_bases(const uint8_t *end, const td_part *part, uint32_t base_bi
     }
 }
 
-static void add_tables(const word *word, uint32_t chunk, const uint64_t *keys, uint32_t n, uint64_t *out)
+/* Adds what n_tables tables have for each of n keys or rows. Both numbers are constants where this is called. */
+static TD_INLINE void add_group(const tables *by, uint32_t n_tables, uint32_t chunk, const uint64_t *keys, uint32_t n,
+                                uint64_t *out)
 {
-    uint64_t mask = mask_of(chunk);
-    for (uint32_t t = 0; t < word->n_tables; t += GROUP) {
-        const table *by = word->tables + t;
-        const uint64_t *a = by[0].entry, *b = by[1].entry, *c = by[2].entry, *d = by[3].entry;
-        uint32_t to_a = by[0].shift, to_b = by[1].shift, to_c = by[2].shift, to_d = by[3].shift;
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t key = keys[i];
-            out[i] ^= a[key >> to_a & mask] ^ b[key >> to_b & mask] ^ c[key >> to_c & mask] ^ d[key >> to_d & mask];
-        }
+    const uint64_t *a = by->entry[0], *b = by->entry[1], *c = by->entry[2], *d = by->entry[3], mask = mask_of(chunk);
+    uint32_t shift = by->shift;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t key = keys[i] >> shift, sum = out[i] ^ a[key & mask];
+        if (n_tables > 1) sum ^= b[key >> chunk & mask];
+        if (n_tables > 2) sum ^= c[key >> 2u * chunk & mask] ^ d[key >> 3u * chunk & mask];
+        out[i] = sum;
     }
+}
+
+static void add_tables(const tables *by, uint32_t n_groups, uint32_t chunk, const uint64_t *keys, uint32_t n, uint64_t *out)
+{
+    for (; n_groups > 0; n_groups--, by++) {
+        if (chunk == SMALL) add_group(by, GROUP, SMALL, keys, n, out);
+        else if (by->n == 1) add_group(by, 1, LARGE, keys, n, out);
+        else if (by->n == 2) add_group(by, 2, LARGE, keys, n, out);
+        else add_group(by, GROUP, LARGE, keys, n, out);
+    }
+}
+
+static void read_rows(const uint8_t *end, const td_part *part, uint64_t row_at, uint32_t n, uint64_t *rows)
+{
+    uint64_t mask = mask_of(part->row_bits);
+    for (uint32_t i = 0; i < n; i++, row_at += part->row_bits) rows[i] = read(part->rows, end, row_at, part->row_bits, mask);
 }
 
 static void add_spread(const spread *by, uint64_t *fields, uint32_t n, uint64_t *out)
@@ -489,18 +539,6 @@ static void add_sum(uint64_t sum, uint32_t bits, uint32_t n, uint64_t *out)
     for (uint32_t i = 0; i < n; i++) out[i] = ((out[i] & ~high) + low_sum) ^ ((out[i] ^ sum) & high);
 }
 
-static void look_up(const word *word, uint32_t bits, uint32_t n, uint64_t *out)
-{
-    uint64_t mask = mask_of(bits);
-    for (uint32_t l = 0; l < word->n_lookups; l++) {
-        const lookup *by = word->lookups + l;
-        for (uint32_t i = 0; i < n; i++) {
-            uint64_t number = out[i] >> by->shift & mask, entry = by->entry[number < by->last ? number : by->last];
-            out[i] = (out[i] & ~(mask << by->shift)) | entry << by->shift;
-        }
-    }
-}
-
 /* The first n_values of a word, in the machine's byte order. */
 static void put_values(uint64_t value, uint32_t bits, uint32_t n_values, uint8_t *out)
 {
@@ -532,7 +570,6 @@ static void put_words(const uint64_t *words, uint32_t n, uint32_t bits, uint32_t
     for (; i < n; i++, out += stride) put_values(words[i], bits, n_values, out);
 }
 
-#if TD_TRANSFORMS
 static inline uint32_t get_value(const uint8_t *at, uint32_t n_bytes)
 {
     if (n_bytes == 1) return *at;
@@ -546,6 +583,20 @@ static inline uint32_t get_value(const uint8_t *at, uint32_t n_bytes)
     return whole;
 }
 
+/* n rows of values of n_bytes, which is a constant where this is called: the loops are made for it. */
+static inline void look_up(const prepared *from, uint32_t n_bytes, size_t stride, uint32_t n, uint8_t *out)
+{
+    for (uint32_t l = 0; l < from->n_lookups; l++) {
+        const uint32_t *entry = from->lookups[l].entry, last = from->lookups[l].last;
+        uint8_t *value = out + from->lookups[l].feature;
+        for (uint32_t i = 0; i < n; i++, value += stride) {
+            uint32_t number = get_value(value, n_bytes);
+            put_values(entry[number < last ? number : last], 8u * n_bytes, 1, value);
+        }
+    }
+}
+
+#if TD_TRANSFORMS
 static inline void undo_gray(const td_undo *t, uint32_t mask, uint32_t low, uint32_t n_bytes, size_t stride, uint32_t n,
                              uint8_t *value)
 {
@@ -566,12 +617,10 @@ static inline void undo_multiple(const td_undo *t, uint32_t mask, uint32_t low, 
     }
 }
 
-/* n rows of values of n_bytes, which is a constant where this is called: the loops are made for it. As
- * td_transforms_undo. */
-static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, uint32_t n, uint8_t *out)
+/* As look_up; as td_transforms_undo. */
+static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, size_t stride, uint32_t n, uint8_t *out)
 {
     uint32_t mask = td_low_mask(u->pack->width), low = (uint32_t)u->pack->minimum;
-    size_t stride = (size_t)u->pack->n_features * (size_t)n_bytes;
     for (uint32_t i = 0; i < u->n_undo; i++) {
         const td_undo *t = u->undo + i;
         if (t->factor) undo_multiple(t, mask, low, n_bytes, stride, n, out + t->feature, out + t->other);
@@ -580,33 +629,44 @@ static inline void undo_transforms(const td_unpacker *u, uint32_t n_bytes, uint3
 }
 #endif
 
+/* What follows when a row's words are together: entries of lists for their numbers, and transforms. */
+static inline void finish_values(const td_unpacker *u, const prepared *from, uint32_t n_bytes, uint32_t n, uint8_t *out)
+{
+    size_t stride = (size_t)u->pack->n_features * (size_t)n_bytes;
+    look_up(from, n_bytes, stride, n, out);
+#if TD_TRANSFORMS
+    undo_transforms(u, n_bytes, stride, n, out);
+#endif
+}
+
 /* n rows from row `first` of the part on, all of one block. */
 static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uint32_t n, uint8_t *out, const uint8_t *end)
 {
     const uint8_t *file_end = u->pack->file.data + u->pack->file.size;
     td_part *part = &from->part;
-    uint64_t *keys = u->block, *values = keys + TD_KEY_BLOCK, *fields = values + TD_KEY_BLOCK;
+    uint64_t *keys = u->block, *rows = keys + TD_KEY_BLOCK, *values = rows + TD_KEY_BLOCK, *fields = values + TD_KEY_BLOCK;
     uint64_t row_at = (uint64_t)first * part->row_bits;
     uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
     size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
     if (part->n_key) read_keys(file_end, part, first, n, keys);
     else if (part->id_bits) read_bases(file_end, part, td_part_base_bits(u->pack, part), row_at, n, keys);
+    if (from->short_rows) read_rows(file_end, part, row_at, n, rows);
     for (uint32_t w = n_words; w-- > 0;) { /* backwards, as a row's last word may reach into the next row */
         const word *word = from->words + w;
         for (uint32_t i = 0; i < n; i++) values[i] = word->constant;
-        if (word->n_tables) add_tables(word, from->chunk, keys, n, values);
+        if (word->n_of_key) add_tables(word->of_key, word->n_of_key, from->chunk, keys, n, values);
+        if (word->n_of_row) add_tables(word->of_row, word->n_of_row, from->chunk, rows, n, values);
         if (word->base.n_bits) add_bases(file_end, part, &word->base, keys, n, fields, values);
-        if (word->deviation.n_bits) add_deviations(file_end, part, &word->deviation, row_at, n, fields, values);
+        if (word->deviation.n_bits && !from->short_rows) {
+            add_deviations(file_end, part, &word->deviation, row_at, n, fields, values);
+        }
         add_sum(word->sum, u->bits, n, values);
-        if (word->n_lookups) look_up(word, u->bits, n, values);
         uint32_t left = u->pack->n_features - w * n_lanes;
         put_words(values, n, u->bits, left < n_lanes ? left : n_lanes, stride, out + 8u * (size_t)w, end);
     }
-#if TD_TRANSFORMS
-    if (u->bits == 8) undo_transforms(u, 1, n, out);
-    else if (u->bits == 16) undo_transforms(u, 2, n, out);
-    else undo_transforms(u, 4, n, out);
-#endif
+    if (u->bits == 8) finish_values(u, from, 1, n, out);
+    else if (u->bits == 16) finish_values(u, from, 2, n, out);
+    else finish_values(u, from, 4, n, out);
 #if TD_IMAGES
     for (uint32_t i = 0; u->pack->image && i < n; i++) {
         td_image_inverse(u->pack->image, (int32_t *)(void *)(out + i * stride));

@@ -29,6 +29,7 @@ from tinydream.files import write_sections
 from tinydream.packs.pack import Pack, open_pack
 from tinydream.packs.packing import pack
 from tinydream.packs.part import published_size
+from tinydream.packs.reduction import LARGE
 from tinydream.tables.table import Table, table_from_arrays
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -154,6 +155,29 @@ def test_rows_by_index() -> None:
 def test_the_fast_way_gives_the_same_rows(table: Table, replay: bool, data: st.DataObject) -> None:
     made = pack(table, replay=30 if replay else None, per_class=4)
     assert_read_both_ways(made, data)
+
+
+@settings(QUICK, max_examples=50)
+@given(widths=st.lists(st.tuples(st.integers(0, 10), st.integers(0, 5)), min_size=5, max_size=20),
+       n_patterns=st.integers(1, 999), n_rows=st.sampled_from([2100, LARGE + 1]), factor=st.integers(1, 40),
+       seed=st.integers(0, 99), method=st.sampled_from(["variance", "entrogede"]), data=st.data())  # fmt: skip
+def test_the_fast_way_gives_the_same_rows_of_large_parts(
+    widths: list[tuple[int, int]],
+    n_patterns: int,
+    n_rows: int,
+    factor: int,
+    seed: int,
+    method: str,
+    data: st.DataObject,
+) -> None:
+    """From 2,048 rows on bits are looked up by the byte, those of rows too where a row has at most 64. Rows are some
+    patterns of high bits with noise in low ones; a factor makes lists of entries pay."""
+    random = np.random.default_rng(seed)
+    pattern, n = random.integers(0, n_patterns, n_rows), len(widths)
+    high = np.stack([random.integers(0, 2**width, n_patterns)[pattern] for width, _ in widths], axis=1)
+    low = np.stack([random.integers(0, 2**width, n_rows) for _, width in widths], axis=1)
+    rows = ((high << [width for _, width in widths]) + low) * np.where(random.integers(0, 2, n), factor, 1)
+    assert_read_both_ways(pack(table_from_arrays(rows.astype(np.int32) - 50, None), method=method), data)
 
 
 def assert_read_both_ways(made: Pack, data: st.DataObject) -> None:
