@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import TracebackType
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from .._native import ffi, lib, status_name, view
 from ..errors import BoardError, BudgetError, DataError, UsageError
+from ..progress import Progress
 from ..training.train import MODES, EarlyStop, Epoch, TrainConfig, check_held, for_board, native_config, rates
 from . import boards, link
 
@@ -40,8 +41,6 @@ _STATS_SIZES = (
     "ram_total", "ram_static", "stack_reserve", "stack_used", "arena", "arena_tensors", "arena_trainer", "arena_row",
     "flash_firmware",
 )  # fmt: skip
-
-Progress = Callable[[int, int], None]
 
 
 class _Command(IntEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from ..models.model import Model
 from ..models.writeback import write_back
 from ..packs.embeddings import check_classes, model_inputs
 from ..packs.pack import Pack
+from ..progress import Progress
 from ..tables.table import Table
 from .boards import board as load_board
 from .build import build
@@ -24,8 +25,6 @@ from .device import Device, Pushed, connect
 from .emulator import Emulator
 
 __all__ = ["Accuracies", "compare", "emulate", "evaluate", "pull", "push", "run"]
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import FormatError, UsageError
+from ..progress import Progress
 
 __all__ = ["classify", "interpreter", "tensor"]
 
@@ -33,9 +33,7 @@ def interpreter(tflite: bytes, *, keep_tensors: bool = False) -> Any:
     return made
 
 
-def classify(
-    tflite: bytes, inputs: npt.NDArray[np.int8], progress: Callable[[int, int], None] | None = None
-) -> npt.NDArray[np.int64]:
+def classify(tflite: bytes, inputs: npt.NDArray[np.int8], progress: Progress | None = None) -> npt.NDArray[np.int64]:
     """Classes (n,) of quantised inputs (n, ...), by the largest output."""
     made = interpreter(tflite)
     result = made.get_output_details()[0]["index"]
@@ -48,9 +46,7 @@ def tensor(tflite: bytes, inputs: npt.NDArray[np.int8], index: int) -> npt.NDArr
     return _each(interpreter(tflite, keep_tensors=True), inputs, index, None)
 
 
-def _each(
-    made: Any, inputs: npt.NDArray[np.int8], index: int, progress: Callable[[int, int], None] | None
-) -> npt.NDArray[Any]:
+def _each(made: Any, inputs: npt.NDArray[np.int8], index: int, progress: Progress | None) -> npt.NDArray[Any]:
     source, rows = made.get_input_details()[0], []
     for i, row in enumerate(inputs):
         made.set_tensor(source["index"], row.reshape(source["shape"]))

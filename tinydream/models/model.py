@@ -7,7 +7,6 @@ LiteRT's reference kernels; the dense layers after it are what a board trains.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from .. import _native
 from ..errors import DataError
+from ..progress import Progress
 from .arena import Plan
 from .graph import Graph
 
@@ -243,7 +243,7 @@ class Model:
             )
         return np.ascontiguousarray(inputs).reshape(len(inputs), self.input_size)
 
-    def embed(self, x: npt.ArrayLike, progress: Callable[[int, int], None] | None = None) -> npt.NDArray[Any]:
+    def embed(self, x: npt.ArrayLike, progress: Progress | None = None) -> npt.NDArray[Any]:
         """Runs the frozen part.
 
         `x` is (n, *input_shape) of input_dtype, dimensions of 1 may be left out or added; the result is

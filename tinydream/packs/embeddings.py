@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from ..progress import Progress
 from ..tables.schema import Lossy
 from ..tables.table import Table
-from .pack import Progress
 
 if TYPE_CHECKING:
     from ..models.model import Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,6 @@ from .transforms import Transform, read_transforms
 
 __all__ = ["Pack", "open_pack"]
 
-Progress = Callable[[int, int], None]
 Index = int | slice | npt.ArrayLike
 PROFILES = ("mcu", "archive")
 BATCH = 4096  # rows that iteration decodes at once

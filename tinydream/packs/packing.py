@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .._native import check, ffi, lib
 from ..errors import DataError, UsageError
 from ..files import write_sections
+from ..progress import Progress
 from ..tables.images import ImageOptions, Transformed, transforms
 from ..tables.schema import Field, Lossy, Schema, encode_table, plan_fields, type_name, with_errors
 from ..tables.sources import as_table
@@ -20,7 +21,7 @@ from ..tables.table import Table
 from ..tables.windows import as_blocks, overlap
 from .archive import archive_rows
 from .embeddings import embed, in_steps
-from .pack import PROFILES, Pack, Progress
+from .pack import PROFILES, Pack
 from .part import Groups, Members, best_part, choose_transforms, shared_plan
 from .reduction import LARGE, PUBLISHED, WeightedSamples, condense, reduce, unsigned_rows
 from .sections import order_section, part_record, sample_starts, schema_section

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import DataError, UsageError
 from ..files import atomic_stream
+from ..progress import Progress
 from ..tables.codes import numpy_type
 from ..tables.sources import arrow
 from ..tables.table import Column, are_named
@@ -22,7 +23,6 @@ from .pack import Pack
 
 __all__ = ["cells", "unpack"]
 
-Progress = Callable[[int, int], None]
 PIECE = 65536  # rows that are decoded at once
 
 

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from ..packs.packing import archived, check_options, pack_samples
 from ..packs.reduction import PUBLISHED
 from ..packs.sections import schema_section
 from ..packs.transforms import Transform
+from ..progress import Progress
 from ..tables.folders import class_files
 from ..tables.images import ImageOptions, holds_images, image_bytes
 from ..tables.schema import Lossy, Schema
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_MEMORY", "Summary", "pack_file", "too_large"]
 
-Progress = Callable[[int, int], None]
 DEFAULT_MEMORY = 2**28  # bytes
 LEAST_MEMORY = 2**22
 # What the bytes of a file, or of a folder's pixels, become in memory when all is read: so many times as many, about.
