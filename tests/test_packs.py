@@ -142,6 +142,10 @@ def test_rows_by_index() -> None:
     for index in (5, -6):
         with pytest.raises(IndexError, match="of 5"):
             made[index]
+    assert made[np.array(2)].tolist() == [4, 5]  # an array without axes is a number
+    for index in (True, np.True_, np.array(True), 2.0, None, "2", [[1]], [1.0]):
+        with pytest.raises(IndexError, match="chosen by a number, a slice, a mask or row numbers"):
+            made[index]
     values = ffi.new("int32_t[]", 4)
     assert lib.td_pack_rows(made.native, 3, 2, values) == 0 and list(values) == [6, 7, 8, 9]
     assert lib.td_pack_rows(made.native, 5, 0, values) == 0

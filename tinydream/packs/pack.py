@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -124,7 +125,7 @@ class Pack:
         given; rows of columns of different types are a structured array (k,), masked where cells are missing. Raises
         IndexError for a row that is not there.
         """
-        single = isinstance(index, (int, np.integer))
+        single = _is_row_number(index)
         rows = _joined(self.schema.features, self._read(self._numbers(np.array([index]) if single else index)))
         return rows[0] if single else rows
 
@@ -233,8 +234,8 @@ class Pack:
         if numbers.size == 0:
             return range(0)
         if numbers.ndim != 1 or numbers.dtype.kind not in "biu":
-            raise IndexError(f"rows are chosen by a number, a slice, a mask or row numbers, not {numbers.dtype} values "
-                             f"of shape {numbers.shape}")  # fmt: skip
+            given = repr(index) if numbers.ndim == 0 else f"{numbers.dtype} values of shape {numbers.shape}"
+            raise IndexError(f"rows are chosen by a number, a slice, a mask or row numbers, not {given}")
         if numbers.dtype.kind == "b":
             if len(numbers) != len(self):
                 raise IndexError(f"a mask of {len(numbers)} for {len(self)} rows")
@@ -558,6 +559,17 @@ def _array_names(fields: Sequence[Field]) -> list[str]:
     while any(field.name == spare for field in fields):
         spare += "_"
     return [field.name or spare for field in fields]
+
+
+def _is_row_number(index: Any) -> bool:
+    """Whether `index` is one number, also as an array without axes; a bool is none, as it would mean row 0 or 1."""
+    if isinstance(index, (bool, np.bool_)):
+        return False
+    try:
+        operator.index(index)
+    except TypeError:
+        return False
+    return True
 
 
 def _joined(fields: Sequence[Field], found: Sequence[tuple[Any, Any]]) -> Any:
