@@ -11,6 +11,7 @@ import struct
 import tracemalloc
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -901,3 +902,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(OSError, match="No space"):
             files.atomic_write(path, b"n" * 5000)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["t.tdz"]
+
+
+@pytest.mark.parametrize("profile", ["mcu", "archive"])
+def test_threads_share_a_pack(profile: str) -> None:
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 200, (6000, 12))
+    made = pack(table_from_arrays(rows, random.integers(0, 3, 6000)), keep_order=True, profile=profile)
+    stored, samples = made.stored(slice(None)), made.board_samples()
+    chosen = [slice(first, first + 500) for first in range(0, 6000, 500)] * 4
+    numbers = [np.arange(run.start, run.stop)[::-1] for run in chosen]
+
+    def agree(i: int) -> bool:
+        return (
+            np.array_equal(made[chosen[i]], rows[chosen[i]])
+            and np.array_equal(made[numbers[i]], rows[numbers[i]])
+            and np.array_equal(made.decode(out=np.empty(rows.shape, (np.int16, np.int32)[i % 2])), rows)
+            and np.array_equal(made.stored(slice(None)), stored)
+            and np.array_equal(made.board_samples().values, samples.values)
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(agree, range(len(chosen))))

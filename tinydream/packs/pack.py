@@ -6,6 +6,7 @@ import io
 import mmap
 import operator
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,10 @@ MAPPED = 2**26  # bytes of a file from which on it is not read into memory
 
 
 class Pack:
-    """A .tdz in memory. `p[i]`, `p[a:b]`, `p[mask]`, `p[numbers]` decode rows; `condensed` are its weighted samples."""
+    """A .tdz in memory. `p[i]`, `p[a:b]`, `p[mask]`, `p[numbers]` decode rows; `condensed` are its weighted samples.
+
+    Threads may share one: they decode in turn. What decodes at the same time needs a pack each, `Pack(p.data)`.
+    """
 
     def __init__(self, data: bytes | mmap.mmap, *, source: str = "pack") -> None:
         """Checks the whole file. Raises FormatError when it is not a .tdz or is damaged."""
@@ -52,6 +56,7 @@ class Pack:
         if status < 0:
             raise FormatError(f"{source}: {_refusal(self.data, status)}")
         self._readers: dict[int, tuple[Any, Any]] = {}
+        self._decoding = threading.Lock()  # held while the core uses memory of the readers or of `native`
         self._block = ffi.new("uint64_t[]", lib.td_pack_archive_size(self.native) // 8 + 1)
         if self.native.archive != ffi.NULL:
             size = lib.td_pack_archive_size(self.native)
@@ -159,18 +164,17 @@ class Pack:
 
         `transformed`: as they are before transforms are undone.
         """
-        minimum, image = np.uint32(int(self.native.minimum) % 2**32), self.native.image
-        reader = self._reader(32)
-        n_undo = int(reader.n_undo)
+        minimum = np.uint32(int(self.native.minimum) % 2**32)
         first, last, _ = slice(index.start, index.stop).indices(int(self.native.n_rows))
         values = np.empty((max(0, last - first), self.n_features), dtype=np.uint32)
-        self.native.image = ffi.NULL  # rows as they are stored, not as pixels
-        reader.n_undo = 0 if transformed else n_undo
-        try:
-            out = ffi.from_buffer(values)
-            check(lib.td_unpacker_stored(reader, first, len(values), out), f"stored rows from {first} on")
-        finally:
-            self.native.image, reader.n_undo = image, n_undo
+        with self._decoding:
+            native = ffi.new("td_pack *", self.native[0])
+            native.image = ffi.NULL  # rows as they are stored, not as pixels
+            reader = ffi.new("td_unpacker *", self._reader(32)[0])
+            reader.pack = native
+            reader.n_undo = 0 if transformed else reader.n_undo
+            status = lib.td_unpacker_stored(reader, first, len(values), ffi.from_buffer(values))
+        check(status, f"stored rows from {first} on")
         return np.asarray((values - minimum)[:: index.step])
 
     @property
@@ -263,14 +267,20 @@ class Pack:
         kind = values.dtype
         if kind.kind not in "iu" or kind.itemsize > 4 or not kind.isnative or not np.can_cast(self.dtype, kind):
             raise UsageError(f"out is of {values.dtype}; integers of 8 to 32 bits that hold {self.dtype} are needed")
-        reader, what = self._reader(8 * values.itemsize), f"{count} rows from {first} on"
+        what = f"{count} rows from {first} on"
         if self.native.order != ffi.NULL and count > n // 16:  # all rows in stored order take less time than these
             whole = np.empty((n, self.n_features), dtype=kind)
-            check(lib.td_unpacker_stored(reader, 0, n, ffi.from_buffer(whole)), what)
+            self._decode(lib.td_unpacker_stored, whole, 0, n, what)
             np.take(whole, self._positions(np.arange(first, first + count)), axis=0, out=values)
         else:
-            check(lib.td_unpacker_rows(reader, first, count, ffi.from_buffer(values)), what)
+            self._decode(lib.td_unpacker_rows, values, first, count, what)
         return values
+
+    def _decode(self, read: Any, values: npt.NDArray[Any], first: Any, count: int, what: str) -> None:
+        """By a function of the core, into an array of integers."""
+        with self._decoding:
+            status = read(self._reader(8 * values.itemsize), first, count, ffi.from_buffer(values))
+        check(status, what)
 
     def _positions(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Where these rows of the file, or all, are stored."""
@@ -287,7 +297,7 @@ class Pack:
         return bits >> shift & (1 << n_bits) - 1
 
     def _reader(self, bits: int) -> Any:
-        """The core's unpacker for values of `bits` bits, and its memory; kept."""
+        """The core's unpacker for values of `bits` bits, and its memory; kept. Who asks holds the lock."""
         if bits not in self._readers:
             one, two = (int(lib.td_unpacker_size(self.native, bits, n)) for n in (1, 2))
             slots = min(int(self.native.n_parts), max(1, MOST_PREPARED // max(two - one, 1)))
@@ -311,8 +321,8 @@ class Pack:
         return values
 
     def _take_each(self, rows: npt.NDArray[np.uint32], values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        numbers, out = view(np.ascontiguousarray(rows), "const uint32_t[]"), ffi.from_buffer(values)
-        check(lib.td_unpacker_take(self._reader(32), numbers, len(rows), out), "rows by number")
+        numbers = view(np.ascontiguousarray(rows), "const uint32_t[]")
+        self._decode(lib.td_unpacker_take, values, numbers, len(rows), "rows by number")
         return values
 
     def _label_runs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -437,7 +447,9 @@ class Pack:
         label, weight = ffi.new("uint32_t *"), ffi.new("float *")
         for i in range(self.n_samples):
             out = ffi.from_buffer("float[]", values[i])
-            check(lib.td_pack_sample(self.native, i, row, out, label, weight), f"sample {i}")
+            with self._decoding:
+                status = lib.td_pack_sample(self.native, i, row, out, label, weight)
+            check(status, f"sample {i}")
             weights[i], labels[i] = weight[0], label[0]
         return WeightedSamples(values.astype(np.float64), weights, labels, self.classes)
 
