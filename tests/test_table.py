@@ -127,7 +127,7 @@ WRONG_ARRAYS: list[tuple[Any, Any, Any, str]] = [
     (np.zeros((0, 3)), [], None, "not (0, 3)"),
     (np.zeros((3, 0)), [0, 0, 0], None, "not (3, 0)"),
     ([1, 2], [0, 1], None, "not (2,)"),
-    ([["x"], ["y"]], [0, 1], None, "not numbers"),
+    ([[["x"]], [["y"]]], [0, 1], None, "not numbers"),
     ([[1j], [2j]], [0, 1], None, "not numbers"),
     ([[1], [2]], np.array([b"\xff", b"a"]), None, "labels"),
 ]
@@ -151,6 +151,11 @@ def test_csv(tmp_path: Path) -> None:
     assert len(table.columns) == 3 and table.classes == ("0",) and table.columns[2].values.tolist() == ["sit", "run"]
     with pytest.raises(DataError, match="column 'label' holds texts"):
         table.flat()
+
+
+def test_lines_without_cells_are_no_rows(tmp_path: Path) -> None:
+    table = read(write(tmp_path / "t.csv", "\n\na,b\n1,2\n\n3,4\n\n"))
+    assert [column.name for column in table.columns] == ["a", "b"] and len(table) == 2
 
 
 def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
@@ -191,7 +196,9 @@ WRONG_CSV = [
     (CSV + "5,6\n", "label", "line 4: 2 cells, but the header has 3"),
     ('a,label\n1,"x\ny"\n2\n', "label", "line 4: 1 cells"),
     (CSV + "5,6,\n", "label", "row 2 has no label"),
-    (CSV + "x" * 200_000 + ",1,run\n", "label", "cannot be read as .csv"),
+    (CSV + '5,"6,run\n7,8,sit\n', "label", "line 4: unexpected end of data; is a quote not closed?"),
+    (CSV + '5,"6"7,run\n', "label", "line 4: ',' expected after"),
+    (CSV + "x" * 200_000 + ",1,run\n", "label", "line 4: field larger than field limit (131072)"),
     ("a,label\n1,\ud800\n", "label", "save it as UTF-8"),
     ("a,label\n" + "".join(f"1,{i}\n" for i in range(1025)), "label", "1025 classes"),
 ]
@@ -741,3 +748,37 @@ def test_labels_that_cannot_be_classes_say_why(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match="no NumPy file"):
         td.read(tmp_path / "x.npy")
+
+
+def test_masked_cells_of_an_array_are_missing() -> None:
+    x = np.ma.MaskedArray(np.arange(12).reshape(4, 3), np.eye(4, 3, dtype=bool))
+    table = table_from_arrays(x, [0, 1, 1, 0])
+    assert [(c.name, c.missing.tolist()) for c in table.columns] == [(f"x{i}", x.mask[:, i].tolist()) for i in range(3)]
+    again = td.pack(table, keep_order=True)[:]
+    assert again.tolist() == list(map(tuple, x.tolist()))
+    assert td.pack(again, keep_order=True)[:].tolist() == again.tolist()
+    assert table_from_arrays(np.ma.MaskedArray([[1, 2]]), None).values.tolist() == [[1, 2]]  # none is masked
+    with pytest.raises(DataError, match=r"masked in rows of shape \(2, 2\); fill them in"):
+        table_from_arrays(np.ma.masked_all((3, 2, 2)), None)
+    with pytest.raises(DataError, match="row 1 has no label"):
+        table_from_arrays(np.zeros((3, 2)), np.ma.MaskedArray([0, 1, 1], [False, True, False]))
+
+
+def test_arrays_of_columns() -> None:
+    rows = np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f8")])
+    made = td.pack(table_from_arrays(rows, ["no", "yes"]), keep_order=True)
+    assert made[:].tolist() == rows.tolist() and made.classes == ("no", "yes") and made.names[0] == "a"
+    days = np.array([["2020-01-01", "2020-01-02"], ["2021-01-01", "2022-01-02"]], "M8[D]")
+    assert td.pack(days, keep_order=True)[:].tolist() == days.tolist()
+    texts = np.array([["a", "b"], ["c", ""]])
+    assert td.pack(texts, keep_order=True)[:].tolist() == [("a", "b"), ("c", "")]
+
+
+def test_what_unpack_writes_of_mixed_columns_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,day,y\n1,2020-01-01,-1\n2,2020-01-02,1\n3,2020-01-05,1\n")
+    made = td.pack(read(tmp_path / "t.csv", label="y"), keep_order=True)
+    for suffix in ("npz", "npy"):
+        written = unpack(made, tmp_path / f"u.{suffix}")
+        again = read(written[0], labels=written[1] if suffix == "npy" else None)
+        assert again.classes == made.classes == ("-1", "1") and again.labels.tolist() == made.labels.tolist()
+        assert [c.values.tolist() for c in again.columns] == [c.values.tolist() for c in made.columns()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -67,7 +67,7 @@ def read(
             return replace(made, left_out=told)
         values, given, names = _read_npz(path, label) if suffix == ".npz" else (*_read_npy(path, labels), None)
         if not isinstance(values, np.ndarray):
-            label = "y" if label is None and names else label
+            label = "y" if label is None and any(column.name == "y" for column in values) else label
             classes = names if classes is None and label == "y" else classes
             return table_from_columns(values, label=label, classes=classes, real=real, source=str(path))
         if values.dtype.names is not None and given is None:
@@ -123,7 +123,23 @@ def read_array(path: str | Path, *, mapped: bool = False) -> Array:
 def csv_header(path: Path) -> list[str]:
     """Names of the columns."""
     with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
-        return next(csv.reader(stream, delimiter=_delimiter(path)), [])
+        return next(_records(path, stream), [])
+
+
+def _records(path: Path, stream: Iterable[str]) -> Iterator[list[str]]:
+    """The cells of lines that are not empty. Raises DataError, also for a quote that would swallow what follows."""
+    lines = csv.reader(stream, delimiter=_delimiter(path), strict=True)
+    first = 1
+    try:
+        for cells in lines:
+            if cells:
+                yield cells
+            first = lines.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {first}: {error}; is a quote not closed? A cell with quotes in it is in quotes, each of its "
+            "own doubled"
+        ) from error
 
 
 def _delimiter(path: Path) -> str:
@@ -133,7 +149,7 @@ def _delimiter(path: Path) -> str:
     for delimiter in ",;\t":
         with path.open(newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream, delimiter=delimiter)
-            header = next(lines, [])
+            header = next(filter(None, lines), [])
             first = next(filter(None, lines), header)
         if len(header) > most and len(first) == len(header):
             found, most = delimiter, len(header)
@@ -143,14 +159,12 @@ def _delimiter(path: Path) -> str:
 def csv_chunks(path: Path, n_rows: int) -> Iterator[tuple[list[list[str]], int]]:
     """The cells of each column, `n_rows` rows at a time, and the bytes of the file read so far. Raises DataError."""
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream, delimiter=_delimiter(path))
-        header = next(lines, [])
-        while rows := list(islice(lines, n_rows)):
-            rows = list(filter(None, rows))  # a blank line holds no row
+        records = _records(path, stream)
+        header = next(records, [])
+        while rows := list(islice(records, n_rows)):
             if set(map(len, rows)) - {len(header)}:
                 raise _ragged(path, header)
-            if rows:
-                yield list(map(list, zip(*rows, strict=True))), raw.tell()
+            yield list(map(list, zip(*rows, strict=True))), raw.tell()
 
 
 def _ragged(path: Path, header: list[str]) -> DataError:

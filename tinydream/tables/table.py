@@ -162,12 +162,26 @@ def table_from_arrays(
 ) -> Table:
     """Checks rows and labels and makes a Table of them.
 
-    `values`: (n, ...) numbers. `labels`: (n,) class numbers, names or real numbers, or (n, k) of k labels a row; None:
-    there are none. `classes`: the names in order, or how many there are; by default what the labels show. `real`:
-    whether labels are real numbers rather than classes; by default those are that have a fraction.
+    `values`: (n, ...) numbers; a structured array (n,), and rows (n, k) with masked cells, of dates or of texts, become
+    columns, named by the array or x0, x1, .. `labels`: (n,) class numbers, names or real numbers, or (n, k) of k
+    labels a row; None: there are none. `classes`: the names in order, or how many there are; by default what the
+    labels show. `real`: whether labels are real numbers rather than classes; by default those are that have a fraction.
     Raises DataError for no rows, lengths that differ, and labels out of range.
     """
-    array = np.asarray(values)
+    columns = _as_columns(np.asanyarray(values), source)
+    table = _of_numbers(np.asarray(values), source) if columns is None else table_from_columns(columns, source=source)
+    if labels is None:
+        return _with_classes(table, table.labels, classes) if classes is not None else table
+    given = np.asanyarray(labels)
+    if given.shape[:1] != (len(table),) or given.ndim > 2:
+        raise DataError(f"{source}: {len(table)} rows but labels of shape {given.shape}; one label a row is needed")
+    if given.ndim == 1:
+        return with_labels(table, [make_column("label", given, source=source)], classes=classes, real=real)
+    several = [make_column(f"label{i}", column, source=source) for i, column in enumerate(given.T)]
+    return with_labels(table, several, classes=classes, real=real)
+
+
+def _of_numbers(array: Array, source: str) -> Table:
     if array.ndim < 2 or array.size == 0:
         raise DataError(
             f"{source}: rows must be an array (rows, values a row, ..) of at least one row and one value, "
@@ -176,16 +190,21 @@ def table_from_arrays(
     if array.dtype.kind not in "iufb" or array.dtype.itemsize > 8:
         raise DataError(f"{source}: values of type {array.dtype} are not numbers")
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    table = Table(array, np.zeros(len(array), dtype=np.int64), ("0",), source)
-    if labels is None:
-        return _with_classes(table, table.labels, classes) if classes is not None else table
-    given = np.asarray(labels)
-    if given.shape[:1] != (len(array),) or given.ndim > 2:
-        raise DataError(f"{source}: {len(array)} rows but labels of shape {given.shape}; one label a row is needed")
-    if given.ndim == 1:
-        return with_labels(table, [make_column("label", given, source=source)], classes=classes, real=real)
-    columns = [make_column(f"label{i}", column, source=source) for i, column in enumerate(given.T)]
-    return with_labels(table, columns, classes=classes, real=real)
+    return Table(array, np.zeros(len(array), dtype=np.int64), ("0",), source)
+
+
+def _as_columns(array: Array, source: str) -> list[Column] | None:
+    """The columns of rows that are no plain numbers; None: they are."""
+    if array.dtype.names is not None and array.ndim == 1:
+        return [make_column(name, array[name], source=source) for name in array.dtype.names]
+    masked = np.ma.is_masked(array)
+    if masked and array.ndim != 2:
+        raise DataError(
+            f"{source}: cells are masked in rows of shape {array.shape[1:]}; fill them in, or give rows of columns"
+        )
+    if masked or (array.ndim == 2 and array.dtype.kind in "MmUO"):
+        return [make_column(f"x{i}", array[:, i], source=source) for i in range(array.shape[1])]
+    return None
 
 
 def table_from_columns(

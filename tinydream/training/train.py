@@ -182,8 +182,10 @@ class Trainer:
                  config: TrainConfig | None = None) -> None:  # fmt: skip
         """`train` may be None for a Trainer that only predicts. Raises DataError when a pack does not fit the model."""
         self.model, self.config = model, config or TrainConfig()
-        self._packs = (train, replay)
         check_packs(model, train, replay)
+        # Opened anew, as the core remembers in a pack where it reads: others may read the same packs meanwhile.
+        train, replay = (None if pack is None else Pack(pack.data, source=pack.source) for pack in (train, replay))
+        self._packs = (train, replay)
         native = native_config(for_board(self.config, has_fpu=True, has_layers=bool(model.native.has_layers)))
         size = lib.td_trainer_size(model.native, native, ffi.NULL)
         self._memory = ffi.new("uint64_t[]", size // 8 + 1)
