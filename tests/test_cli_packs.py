@@ -25,7 +25,7 @@ import tinydream as td
 from tinydream._native import lib
 from tinydream.cli import commands as cli
 from tinydream.errors import DataError, UsageError
-from tinydream.files import write_sections
+from tinydream.files import atomic_write, write_sections
 from tinydream.packs.adapters import numbers
 from tinydream.packs.inspection import bit_plan, compare, native_rows, plan_lines, verify
 from tinydream.packs.pack import open_pack
@@ -370,6 +370,31 @@ def test_being_asked_to_end_leaves_nothing_half_done(tmp_path: Path, number: sig
         process.send_signal(number)
         assert process.wait(30) == 128 + number
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_swallows_exits_delays_the_end(tmp_path: Path) -> None:
+    (tmp_path / "swallow.py").write_text(
+        "import time\ntry:\n    print('here', flush=True)\n    time.sleep(1)\nexcept BaseException:\n    pass\n"
+    )
+    code = ("import sys, time; sys.argv = ['tinydream', 'boards']; import tinydream.cli as cli\n"
+            "def run(arguments):\n    import swallow\n    time.sleep(60)\n"
+            "cli.main = run; cli.entry()")  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+
+
+def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
+    (tmp_path / "x.tdz").write_bytes(b"old")
+    (tmp_path / "x.tdz").chmod(0o640)
+    atomic_write(tmp_path / "x.tdz", b"new")
+    atomic_write(tmp_path / "y.tdz", b"new")
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("x.tdz", "y.tdz")]
+    assert modes == [0o640, 0o666 & ~mask] and (tmp_path / "x.tdz").read_bytes() == b"new"
 
 
 def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

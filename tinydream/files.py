@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,9 +50,7 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 - mkstemp makes it private
+        os.chmod(temporary, _mode(path))  # noqa: PTH101 - mkstemp makes it private
         Path(temporary).replace(path)
     except BaseException as error:
         if temporary:
@@ -65,6 +64,15 @@ def atomic_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.fsync(directory)  # the rename too survives a power cut
     finally:
         os.close(directory)
+
+
+def _mode(path: Path) -> int:
+    """Permissions of the file, or those of a new one."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
