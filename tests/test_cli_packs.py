@@ -29,7 +29,7 @@ from tinydream.files import atomic_write, write_sections
 from tinydream.packs.adapters import numbers
 from tinydream.packs.inspection import bit_plan, compare, native_rows, plan_lines, verify
 from tinydream.packs.pack import open_pack
-from tinydream.tables.table import table_from_arrays
+from tinydream.tables.table import table_from_arrays, table_from_columns
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 NAMES = ["masks.tdz", "offsets.tdz", "replay.tdz", "wide.tdz", "keys.tdz", "one.tdz", "fields.tdz", "windows.tdz"]
@@ -589,3 +589,19 @@ def test_labels_that_are_no_such_values_are_refused(label: Any) -> None:
         {"classes": ["u", "v"], "label": label})})  # fmt: skip
     with pytest.raises(td.TinyDreamError, match="its metadata is wrong"):
         td.Pack(changed)
+
+
+def test_names_of_outputs_say_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.eye(4, dtype=np.int8))
+    for arguments, message in (
+        (["pack", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.csv")], "what pack writes is a .tdz"),
+        (["inspect", str(GOLDEN / "keys.tdz"), "--plot", str(tmp_path / "plan.txt")], "is drawn as a .png"),
+    ):
+        assert cli.main(arguments) == 2 and message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_texts_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    td.pack(table_from_columns({"t": ["\x1b[2J", "a\0", "é"]}), keep_order=True).save(tmp_path / "x.tdz")
+    assert cli.main(["cat", str(tmp_path / "x.tdz"), "--rows", ":"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ['0: "\\u001b[2J"', '1: "a\\u0000"', "2: é"]

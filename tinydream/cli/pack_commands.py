@@ -121,7 +121,7 @@ def _labels(options: argparse.Namespace) -> tuple[Any, list[str] | None]:
 # What says more about a source than its name, by what the source is.
 COLUMNS = ("--label", "--real")
 TAKEN = {".csv": COLUMNS, ".tsv": COLUMNS, ".parquet": COLUMNS, ".npz": COLUMNS, ".npy": ("--labels", "--real"),
-         "folder": ("--window", "--hop")}  # fmt: skip
+         "folder": ("--window", "--hop (of recordings)")}  # fmt: skip
 
 
 def _check_taken(options: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def _check_taken(options: argparse.Namespace) -> None:
     kind = "folder" if source.is_dir() else source.suffix.lower()
     for name in ("label", "labels", "real", "window", "hop"):
         given = getattr(options, name)
-        if given not in (None, False) and f"--{name}" not in TAKEN.get(kind, (f"--{name}",)):
+        if given not in (None, False) and kind in TAKEN and f"--{name}" not in " ".join(TAKEN[kind]).split():
             raise UsageError(f"{source}: --{name} does not go with a {kind}; what does: {', '.join(TAKEN[kind])}")
 
 
@@ -140,6 +140,8 @@ def _pack(options: argparse.Namespace) -> None:
 
     _check_taken(options)
     output_path(options.output, options.source, options.labels, options.through)
+    if Path(options.output).suffix.lower() in TAKEN:
+        raise UsageError(f"-o {options.output}: what pack writes is a .tdz; name one (`unpack` writes other files)")
     memory = DEFAULT_MEMORY if options.max_memory is None else _bytes(options.max_memory)
     if too_large(options.source, memory, window=options.window, hop=options.hop):
         _pack_file(options, memory)
@@ -289,6 +291,8 @@ def _inspect(options: argparse.Namespace) -> None:
     opened = open_pack(options.pack)
     if options.plot:
         output_path(options.plot, options.pack)
+        if Path(options.plot).suffix.lower() != ".png":
+            raise UsageError(f"--plot {options.plot}: the plan is drawn as a .png; name one")
     plan, names = bit_plan(opened), coded_names(opened)
     large = int(opened.native.n_rows) * opened.n_features > MOST_COMPARED
     sizes = None if options.no_compare or large else compare(opened)
@@ -383,12 +387,13 @@ def _cat(options: argparse.Namespace) -> None:
 
 
 def _word(value: Any) -> str:
-    """A cell among others on a line: "-" where it is missing; texts that would not stay one word in quotes."""
+    """A cell among others on a line: "-" where it is missing; texts that would not stay one word in quotes, and what a
+    terminal would act on as an escape."""
     if value is None:
         return "-"
     text = str(value)
     plain = not isinstance(value, str) or (text.split() == [text] and text != "-" and '"' not in text)
-    return text if plain else json.dumps(value, ensure_ascii=False)
+    return text if plain and text.isprintable() else json.dumps(value, ensure_ascii=not text.isprintable())
 
 
 def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
