@@ -319,6 +319,34 @@ def test_lossy_keeps_what_is_not_a_number() -> None:
         pack(table_from_columns({"v": [0.5, 1e9]}), resolution=1e-9)
 
 
+HUGE = np.finfo(float).max
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("values", "lossy"),
+    [
+        ([1.7e308, -1.7e308, 1.5], {"lossy_bits": 8}),
+        ([1.7e308, -1.7e308, 1.5], {"lossy_bits": 1}),
+        ([1.7e308, -1.7e308, 1.5], {"resolution": 1e306}),
+        ([0.89e308, -0.89e308, 1.5], {"resolution": 1e308}),  # the first multiple is too far from the last
+        ([1e300, 1e300], {"resolution": 1e-10}),
+    ],
+)
+def test_a_range_that_steps_cannot_cross_is_refused(values: list[float], lossy: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"column 'v': values from .*(without loss|larger steps|smaller steps)"):
+        pack(table_from_columns({"n": np.arange(len(values)), "v": values}), **lossy)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bits", [1, 3, 8, 11, 31])
+@pytest.mark.parametrize("ends", [(0.0, HUGE), (-HUGE, 0.0), (-HUGE / 2, HUGE / 2)])
+def test_the_last_step_of_the_largest_range_is_no_infinity(ends: tuple[float, float], bits: int) -> None:
+    values = np.linspace(*ends, 99) if np.isfinite(ends[1] - ends[0]) else np.array(ends)
+    made = pack(table_from_columns({"v": values + 0.0}), keep_order=True, lossy_bits=bits)
+    assert np.abs(made[:].ravel() / 2 - values / 2).max() <= HUGE / (2**bits - 1) / 4 * (1 + 1e-9)
+
+
 def test_too_many_texts_are_refused() -> None:
     planner = FieldPlanner("id", "text", max_list=1000)
     with pytest.raises(DataError, match=r"column 'id': .* different texts"):

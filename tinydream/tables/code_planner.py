@@ -202,21 +202,28 @@ class CodePlanner:
     def _lossy(self, special: tuple[int | None, ...]) -> Code:
         assert self.lossy is not None and self.range is not None
         low, high = self.range
+        if not math.isfinite(high - low):
+            raise DataError(f"values from {low:g} to {high:g} are too far apart for steps of any size; divide them "
+                            "by 2 before, or pack without loss")  # fmt: skip
         if self.lossy.bits is not None:
-            n_steps = 2**self.lossy.bits - 1
-            step = (high / n_steps - low / n_steps) or 1.0
-            return Code("step", special, origin=low, step=step, error=(0.0, 0.0))
-        step = float(self.lossy.resolution or 1.0)
+            return Code("step", special, origin=low, step=_step(low, high, self.lossy.bits), error=(0.0, 0.0))
+        return self._multiples(low, high, float(self.lossy.resolution or 1.0), special)
+
+    def _multiples(self, low: float, high: float, step: float, special: tuple[int | None, ...]) -> Code:
         n_steps = (high - low) / step
         if not n_steps < 2**32 - 1 - len(special):
             raise DataError(f"values from {low:g} to {high:g} are {n_steps:.3g} steps of {step:g}; at most 2^32 fit")
-        origin = step * math.floor(low / step)
+        if not math.isfinite(low / step):
+            raise DataError(f"values from {low:g} to {high:g} are no multiples of {step:g} that can be counted; take "
+                            "larger steps")  # fmt: skip
+        first = math.floor(low / step)
+        origin = step * first
         with np.errstate(over="ignore"):
-            ends = np.array([origin, origin + step * round((high - origin) / step)]).astype(numpy_type(self.dtype))
+            ends = np.array([origin, origin + step * np.rint((high - origin) / step)]).astype(numpy_type(self.dtype))
         if not np.isfinite(ends).all():
             raise DataError(f"values from {low:g} to {high:g} in steps of {step:g} go beyond what {self.dtype} holds; "
                             "take smaller steps")  # fmt: skip
-        ratio, first = Fraction(repr(step)), math.floor(low / step)
+        ratio = Fraction(repr(step))
         by, over = ratio.numerator, ratio.denominator
         if max(over, by * (max(abs(first), abs(first + n_steps)) + 2)) < EXACT:  # the real numbers nearest to multiples
             return Code("number", special, low=by * first, by=by, over=over, error=(0.0, 0.0))
@@ -254,6 +261,15 @@ class CodePlanner:
         """Bits of all that was seen and of the list; of equals the one with the smaller scale."""
         entry_bits = 8 * (numpy_type(self.dtype).itemsize + 1)
         return self.n * self._bits(code) + len(code.entries) * entry_bits, code.over
+
+
+def _step(low: float, high: float, bits: int) -> float:
+    """Of which 2^bits - 1 cross the range, and do not round to an infinity at the end of the largest ones."""
+    n_steps = 2**bits - 1
+    step = (high / n_steps - low / n_steps) or 1.0
+    while not math.isfinite(low + step * n_steps):
+        step = math.nextafter(step, 0.0)
+    return step
 
 
 class _Scale:
