@@ -347,6 +347,19 @@ def test_the_last_step_of_the_largest_range_is_no_infinity(ends: tuple[float, fl
     assert np.abs(made[:].ravel() / 2 - values / 2).max() <= HUGE / (2**bits - 1) / 4 * (1 + 1e-9)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lossy", [{}, {"lossy_bits": 3}, {"resolution": 0.5}, {"resolution": 1 / 3}])
+def test_what_a_missing_cell_holds_does_not_matter(lossy: dict[str, Any]) -> None:
+    random = np.random.default_rng(0)
+    values, gone = random.integers(0, 999, 99) / 100, random.random(99) < 0.2
+    values[gone] = random.choice([1.7e308, -1.7e308, np.inf, np.nan, 5e-324], gone.sum())
+    made, same = (
+        pack(table_from_columns({"v": np.ma.MaskedArray(cells, gone)}), **lossy)
+        for cells in (values, np.where(gone, 0, values))
+    )
+    assert made.data == same.data
+
+
 def test_too_many_texts_are_refused() -> None:
     planner = FieldPlanner("id", "text", max_list=1000)
     with pytest.raises(DataError, match=r"column 'id': .* different texts"):

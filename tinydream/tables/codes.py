@@ -76,15 +76,19 @@ class Code:
             return ordered(patterns_of(values), values.dtype.itemsize) - np.uint64(self.low)
         if self.kind == "number" and values.dtype.kind != "f":
             return (patterns_of(values) - np.uint64(self.low % 2**64)) // np.uint64(self.by)
-        regular = np.where(self._regular(values), values, 0).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # a missing cell may hold what no code reaches
+            return self._scaled(values, self._regular(values))
+
+    def _scaled(self, values: Array, regular: Mask) -> npt.NDArray[np.uint64]:
+        """What is too large gets a wrong number: it is missing, or the field's check finds it."""
+        numbers = np.where(regular, values, 0).astype(np.float64)
         if self.kind == "step":
-            steps = np.rint((regular - self.origin) / self.step)
+            steps = np.rint((numbers - self.origin) / self.step)
             return np.clip(steps, 0, 2**32 - 1 - len(self.special)).astype(np.uint64)
         if self.lossy:
-            return np.maximum(np.rint((regular * self.over - self.low) / self.by), 0).astype(np.uint64)
-        with np.errstate(invalid="ignore"):  # what is too large is not what was planned for; the field's check says so
-            scaled = np.rint(regular * self.over).astype(np.int64)
-        scaled[~self._regular(values)] = self.low
+            return np.maximum(np.rint((numbers * self.over - self.low) / self.by), 0).astype(np.uint64)
+        scaled = np.rint(numbers * self.over).astype(np.int64)
+        scaled[~regular] = self.low
         return (scaled - self.low).view(np.uint64) // np.uint64(self.by)
 
     def _regular(self, values: Array) -> Mask:
