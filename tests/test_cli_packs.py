@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -409,6 +410,13 @@ def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixt
         codes = open_pack(tmp_path / "x.tdz").schema.fields[0].codes
         assert (np.array([code.error[0] for code in codes]) <= most * 1.0001).all()  # type: ignore[index]
     assert "bits=8" in run(capsys, "pack", str(tmp_path / "x.npy"), "--lossy", "8", "-o", "x.tdz", code=2)
+
+
+def test_large_errors_of_several_columns_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 2)) * 1e300)
+    assert cli.main(["pack", str(tmp_path / "x.npy"), "--lossy=bits=8", "-o", str(tmp_path / "x.tdz")]) == 0
+    told = re.search(r"lossy: at most (\S+) off, RMS (\S+)", capsys.readouterr().out)
+    assert told and 1e297 < float(told[2]) < float(told[1]) < 1e298
 
 
 def test_bytes_behind_a_pack_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -310,7 +310,7 @@ def test_rows_that_take_too_many_integers(tmp_path: Path) -> None:
 def test_lossy_keeps_what_is_not_a_number() -> None:
     made = pack(table_from_columns({"v": np.array([0.0, np.nan, 0.3, np.inf, 1.0])}), lossy_bits=2)
     assert sorted(map(str, made[:].ravel().tolist())) == ["0.0", "0.3333333333333333", "1.0", "inf", "nan"]
-    assert made.schema.features[0].codes[0].error == pytest.approx((1 / 30, 1 / 30 / 5**0.5))
+    assert made.schema.features[0].codes[0].error == pytest.approx((1 / 30, 1 / 30 / 3**0.5))  # of three numbers
     for options in ({"lossy_bits": 0}, {"lossy_bits": 32}, {"resolution": 0.0}, {"resolution": float("nan")},
                     {"lossy_bits": 8, "resolution": 0.5}):  # fmt: skip
         with pytest.raises(UsageError):
@@ -358,6 +358,23 @@ def test_what_a_missing_cell_holds_does_not_matter(lossy: dict[str, Any]) -> Non
         for cells in (values, np.where(gone, 0, values))
     )
     assert made.data == same.data
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1.0, 1e300, 1e-300])
+def test_the_error_is_that_of_the_cells_with_numbers(scale: float) -> None:
+    random = np.random.default_rng(0)
+    values, gone = random.normal(size=(600, 3)) * scale, np.zeros(600, dtype=bool)
+    values[random.random(600) < 0.1, 0] = np.nan
+    values[random.random(600) < 0.1, 1] = np.inf
+    gone[random.random(600) < 0.1] = True
+    table = table_from_columns({"a": values[:, 0], "b": values[:, 1], "c": np.ma.MaskedArray(values[:, 2], gone)})
+    made = pack(table, keep_order=True, lossy_bits=8)
+    for column, back, field in zip(table.columns, made.columns(), made.schema.features, strict=True):
+        kept = np.isfinite(column.values) & ~(gone & (column.name == "c"))
+        off = np.abs(back.values[kept] - column.values[kept])
+        rms = off.max() * np.sqrt(np.mean((off / off.max()) ** 2))
+        assert field.codes[0].error == pytest.approx((off.max(), rms), rel=1e-9)
 
 
 def test_too_many_texts_are_refused() -> None:

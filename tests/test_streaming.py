@@ -100,14 +100,17 @@ def test_categories_that_are_missing_for_long(tmp_path: Path, monkeypatch: pytes
         assert contents(open_pack(tmp_path / "t.tdz")) == contents(pack(td.read(tmp_path / "t.parquet")))
 
 
-def test_lossy_packs_know_their_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lossy", [{"lossy_bits": 6}, {"resolution": 0.1}, {"resolution": 1 / 3}])
+def test_lossy_packs_know_their_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lossy: dict[str, Any]) -> None:
     monkeypatch.setattr(chunked_files, "CELL", 9000)
     values = np.random.default_rng(2).normal(size=(900, 3))
+    values[::7, 1] = np.nan
     np.save(tmp_path / "x.npy", values)
-    told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", lossy_bits=6, max_memory=SMALL)
-    at_once = pack(td.table_from_arrays(values, None), lossy_bits=6).schema
+    told = pack_file(tmp_path / "x.npy", tmp_path / "x.tdz", max_memory=SMALL, **lossy)
+    at_once = pack(td.table_from_arrays(values, None), **lossy).schema
     for one, other in zip(told.schema.fields[0].codes, at_once.fields[0].codes, strict=True):
         assert one.error == pytest.approx(other.error) and one.step == other.step
+        assert one.error is not None and one.error[1] > 0
     assert open_pack(tmp_path / "x.tdz").schema == told.schema
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,7 @@ def _field_lines(schema: Any) -> list[str]:
         errors = [code.error for code in field.codes if code.error]
         if errors:
             notes.append(f" lossy: at most {max(error[0] for error in errors):.3g} off, "
-                         f"RMS {np.sqrt(np.mean([error[1] ** 2 for error in errors])):.3g}")  # fmt: skip
+                         f"RMS {math.hypot(*(error[1] for error in errors)) / math.sqrt(len(errors)):.3g}")  # fmt: skip
         lines.append(f"{field.name:<16}{field.dtype}{shape}, stored as {'/'.join(kinds)}{','.join(['', *notes])}")
     return lines[:LISTED] + ([f".. and {len(lines) - LISTED} more fields"] if len(lines) > LISTED else [])
 

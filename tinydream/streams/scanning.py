@@ -16,7 +16,7 @@ from ..packs.packing import encode_images
 from ..packs.part import MEASURED, SharedPlan, choose_transforms, shared_plan
 from ..packs.transforms import Transform
 from ..tables.images import ImageOptions, ImageTransform, decibels, possible
-from ..tables.schema import Field, FieldPlanner, Lossy, Schema, add_error, fitting, type_name
+from ..tables.schema import Field, FieldPlanner, Losses, Lossy, Schema, add_errors, fitting, type_name
 from ..tables.table import (
     MAX_CLASSES,
     ClassLabel,
@@ -285,24 +285,21 @@ class _FieldPlan:
 
     def __init__(self, schema: Schema, low: int, high: int) -> None:
         self.n_stored, self.low, self.high = schema.n_stored, low, high
-        self._schema, self._n_rows = schema, 0
-        lossy = any(code.kind == "step" for item in schema.fields for code in item.codes)
-        self._errors = [np.zeros((len(item.codes), 2)) if lossy else None for item in schema.fields]
+        self._schema = schema
+        self._losses = [Losses(len(item.codes)) for item in schema.fields]
 
     def encode(self, chunk: Chunk) -> Rows:
         fields = self._schema.fields
         columns = [*chunk.features, *(chunk.labels if self._schema.labels else [])]
-        self._n_rows += len(chunk)
-        return np.concatenate(list(map(self._encode, fields, columns, self._errors)), axis=1)
+        return np.concatenate(list(map(self._encode, fields, columns, self._losses)), axis=1)
 
-    def _encode(self, item: Field, column: Column, error: npt.NDArray[np.float64] | None) -> Rows:
+    def _encode(self, item: Field, column: Column, losses: Losses) -> Rows:
         stored = item.encode(column.values, column.missing).astype(np.uint32).view(np.int32)
-        if error is not None:
-            item.measure(column.values, stored, error)
+        item.measure(column.values, stored, losses)
         return stored
 
     def schema(self) -> Schema:
-        return add_error(self._schema, self._errors, self._n_rows)
+        return add_errors(self._schema, self._losses)
 
     def psnr(self) -> float | None:
         return None

@@ -20,7 +20,7 @@ from .code_planner import CodePlanner, Lossy
 from .codes import MAX_DECIMAL_SCALE, Code, numpy_type, patterns_of, type_name
 from .table import Column, Table
 
-__all__ = ["Code", "Field", "FieldPlanner", "Lossy", "Schema", "plan_fields", "type_name"]
+__all__ = ["Code", "Field", "FieldPlanner", "Losses", "Lossy", "Schema", "plan_fields", "type_name"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -31,6 +31,31 @@ TIME_TYPES = tuple(f"{kind}8[{unit}]" for kind in "Mm" for unit in UNITS)
 ZONED_TYPES = tuple(f"M8[{unit}]" for unit in ("s", "ms", "us", "ns"))
 MAX_ZONE = 255  # letters of a time zone's name
 MAX_CODES = 256  # columns of an array that may have codes of their own
+
+
+class Losses:
+    """The largest and the root mean square error of each code, over the cells that hold a number."""
+
+    def __init__(self, n_codes: int) -> None:
+        self._n_codes = n_codes
+        self._most = np.zeros(n_codes)
+        self._squares = np.zeros(n_codes)  # of errors as shares of the largest, as squares of large ones overflow
+        self._n = np.zeros(n_codes, dtype=np.int64)
+
+    def add(self, change: npt.NDArray[np.float64], counted: Mask) -> None:
+        """Errors (n, k), 0 where they do not count; one code has all columns, or each its own."""
+        if self._n_codes == 1:
+            change, counted = change.reshape(-1, 1), counted.reshape(-1, 1)
+        most = np.maximum(self._most, change.max(axis=0, initial=0))
+        unit = np.where(most > 0, most, 1)
+        self._squares = self._squares * (self._most / unit) ** 2 + np.sum((change / unit) ** 2, axis=0)
+        self._most = most
+        self._n += counted.sum(axis=0)
+
+    def errors(self) -> list[tuple[float, float]]:
+        """(largest, root mean square) of each code."""
+        rms = self._most * np.sqrt(self._squares / np.maximum(self._n, 1))
+        return list(zip(self._most.tolist(), rms.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -115,20 +140,18 @@ class Field:
         shape = (len(stored), *self.shape)
         return values.reshape(shape), None if missing is None else missing.reshape(shape)
 
-    def measure(self, values: Array, stored: npt.NDArray[np.int32], errors: npt.NDArray[np.float64]) -> None:
-        """Adds to errors[code] = (largest, sum of squares) of what lossy codes change in these values."""
+    def measure(self, values: Array, stored: npt.NDArray[np.int32], losses: Losses) -> None:
+        """Adds what lossy codes change in these values to the losses of each code."""
         if not any(code.lossy for code in self.codes):
             return
         flat = values.reshape(len(values), -1).astype(np.float64)
         back, gone = self.decode(stored)
-        with np.errstate(invalid="ignore", over="ignore"):
-            change = np.abs(back.reshape(flat.shape).astype(np.float64) - flat)
-        change[~np.isfinite(flat) | (False if gone is None else gone.reshape(flat.shape))] = 0
-        split = [change] if len(self.codes) == 1 else np.split(change, flat.shape[1], axis=1)
-        for error, part in zip(errors, split, strict=True):
-            error[0] = max(error[0], float(part.max()))
-            with np.errstate(over="ignore"):
-                error[1] += float(np.sum(part**2))
+        counted = np.isfinite(flat)
+        if gone is not None:
+            counted &= ~gone.reshape(flat.shape)
+        change = np.zeros(flat.shape)
+        np.subtract(back.reshape(flat.shape), flat, out=change, where=counted)
+        losses.add(np.abs(change), counted)
 
     def as_map(self) -> dict[str, Any]:
         """For the metadata."""
@@ -346,23 +369,19 @@ def encode_table(schema: Schema, table: Table) -> Array:
 
 def with_errors(schema: Schema, table: Table, stored: npt.NDArray[np.int32]) -> Schema:
     """The schema with what its lossy codes change in these rows: the largest and the root mean square error of each."""
-    errors, at = [], 0
+    losses, at = [], 0
     columns = [column.values for column in table.columns] or [table.values]
     for item, values in zip(schema.fields, [*columns, *(column.values for column in table.targets)], strict=True):
-        errors.append(np.zeros((len(item.codes), 2)))
-        item.measure(values, stored[:, at : at + item.n_stored], errors[-1])
+        losses.append(Losses(len(item.codes)))
+        item.measure(values, stored[:, at : at + item.n_stored], losses[-1])
         at += item.n_stored
-    return add_error(schema, errors, len(table))
+    return add_errors(schema, losses)
 
 
-def add_error(schema: Schema, errors: Sequence[npt.NDArray[np.float64] | None], n_rows: int) -> Schema:
-    """The schema with the errors that Field.measure has added up over `n_rows`."""
+def add_errors(schema: Schema, losses: Sequence[Losses]) -> Schema:
+    """The schema with the errors that Field.measure has added up."""
     fields = []
-    for item, measured in zip(schema.fields, errors, strict=True):
-        if measured is not None:
-            n = n_rows * (item.size if len(item.codes) == 1 else 1)
-            found = [(float(most), math.sqrt(float(total) / n)) for most, total in measured]
-            codes = zip(item.codes, found, strict=True)
-            item = replace(item, codes=tuple(replace(c, error=e) if c.lossy else c for c, e in codes))
-        fields.append(item)
+    for item, found in zip(schema.fields, losses, strict=True):
+        codes = zip(item.codes, found.errors(), strict=True)
+        fields.append(replace(item, codes=tuple(replace(c, error=e) if c.lossy else c for c, e in codes)))
     return Schema(tuple(fields))
