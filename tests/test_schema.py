@@ -24,6 +24,7 @@ from tinydream.errors import DataError, FormatError, UsageError
 from tinydream.files import write_sections
 from tinydream.packs.pack import Pack
 from tinydream.packs.packing import pack
+from tinydream.tables.code_planner import GAP_AT, GAPS
 from tinydream.tables.schema import Code, FieldPlanner, Lossy, Schema
 from tinydream.tables.table import Column, Table, table_from_arrays, table_from_columns
 
@@ -375,6 +376,42 @@ def test_the_error_is_that_of_the_cells_with_numbers(scale: float) -> None:
         off = np.abs(back.values[kept] - column.values[kept])
         rms = off.max() * np.sqrt(np.mean((off / off.max()) ** 2))
         assert field.codes[0].error == pytest.approx((off.max(), rms), rel=1e-9)
+
+
+def with_ends(dtype: str, n: int, low: int) -> np.ndarray:
+    """Numbers from the least to the greatest that 64 bits hold, `low` the least."""
+    values = np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64)
+    values[:2] = [low % 2**64, (low - 1) % 2**64]
+    return values.view(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8", "M8[s]", "m8[ms]"])
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_the_full_range_of_64_bits_has_room_for_missing_cells(dtype: str, pieces: int) -> None:
+    values, gone = with_ends(dtype, 3000, 0 if dtype == "u8" else -(2**63)), np.zeros(3000, dtype=bool)
+    gone[3::7] = True
+    made = pack(table_from_columns([Column("a", values, gone)]), keep_order=True)
+    assert made.columns()[0].missing.tolist() == gone.tolist()  # type: ignore[union-attr]
+    assert bits(made.columns()[0].values[~gone]) == bits(values[~gone])
+    fields = cbor2.loads(read_tdz(made.data).meta)["fields"]
+    planner = FieldPlanner("a", dtype)
+    for part, missing in zip(np.array_split(values, pieces), np.array_split(gone, pieces), strict=True):
+        planner.see(part, missing)
+    assert planner.field().as_map() == fields[0]  # streams plan alike
+    (found,) = read_fields(read_tdz(made.data).rows, fields)
+    assert found == [None if m else value for value, m in zip(bits(values), gone.tolist(), strict=True)]
+
+
+def test_numbers_that_leave_no_room_for_missing_cells_are_refused() -> None:
+    every = np.arange(GAPS, dtype=np.uint64) * np.uint64(2**64 // GAPS) + np.uint64(GAP_AT)
+    values = np.concatenate((every, with_ends("u8", 2, 0)))
+    assert np.array_equal(pack(table_from_columns({"a": values}), keep_order=True)[:].ravel(), values)
+    gone = np.zeros(len(values), dtype=bool)
+    gone[5] = True  # one place is free
+    made = pack(table_from_columns([Column("a", values, gone)]), keep_order=True)
+    assert np.array_equal(made.columns()[0].values[~gone], values[~gone])
+    with pytest.raises(DataError, match=r"column 'a': .*no room for missing cells.*as text"):
+        pack(table_from_columns([Column("a", np.append(values, every[5]), np.append(gone, False))]))
 
 
 def test_too_many_texts_are_refused() -> None:

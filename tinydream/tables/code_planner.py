@@ -20,6 +20,9 @@ Mask = npt.NDArray[np.bool_]
 
 MAX_PLACES = {2: 8, 4: 10, 8: 15}  # decimal places that are tried, by the bytes of the type
 MAX_LIST = 2**16  # entries of a list of numbers
+GAPS = 2**10  # places all over the numbers of 64 bits, of which one that no value is in has room for specials
+GAP_SPACING = 2**64 // GAPS
+GAP_AT = 0x1A9D3B71C5E6F0  # where between multiples of the spacing they begin: at no number that people choose
 PROBE = 512  # values that show soon that a type of code will not do
 
 
@@ -55,6 +58,7 @@ class CodePlanner:
         self.text_bytes = 0
         self.distinct: set[int] | None = set()
         self.range: tuple[float, float] | None = None
+        self.gaps: set[int] | None = None  # that no value is in; None: the range is too short to ask
         self.scales = [_Scale(10, MAX_PLACES[int(dtype[1])]), _Scale(2, 40)] if dtype[0] == "f" else []
 
     def see(self, values: Array, missing: Mask | None) -> None:
@@ -106,10 +110,14 @@ class CodePlanner:
             down = values < start
             distances[down] = np.uint64(0) - distances[down]
             self.step = math.gcd(self.step, int(np.gcd.reduce(distances)))
-        first = self.low is None
+        first, before = self.low is None, (self.low or 0, self.high)
         self._widen(low, high)
         if self.high - (self.low or 0) < 2**32:
             return  # one integer of the pack; the core finds out whether a list is shorter
+        if self.high - (self.low or 0) >= 2**63:
+            if self.gaps is None:
+                self.gaps = set(range(GAPS)) if first else _gaps_outside(*before)
+            self.gaps -= _gaps_with(patterns_of(values))
         if first or self.distinct:
             self._see_distinct(patterns_of(values))
         else:
@@ -164,7 +172,22 @@ class CodePlanner:
             return Code()
         step = max(1, self.step)
         code = Code("number", special, low=self.low, by=step if self._saves(step) else 1)
-        return min((code, *self._as_list(special)), key=self._cost) if self._bits(code) > 32 else code
+        if self._bits(code) <= 32:
+            return code
+        choices = [*self._numbers(code), *self._as_list(special)]
+        if not choices:
+            raise DataError("its numbers are all over the 64 bits, which leaves no room for missing cells; leave "
+                            "the rows of these out, or give it as text")  # fmt: skip
+        return min(choices, key=self._cost)
+
+    def _numbers(self, code: Code) -> list[Code]:
+        """The code; where the largest would take more than 64 bits, one that begins behind a gap of the values.
+
+        Codes rise from there, around the end of the numbers, up to the gap; the specials have its place.
+        """
+        if self._most(code) < 2**64:
+            return [code]
+        return [replace(code, low=gap * GAP_SPACING + GAP_AT + MAX_SPECIAL) for gap in sorted(self.gaps or ())[:1]]
 
     def _saves(self, step: int) -> bool:
         spread = self.high - (self.low or 0)
@@ -247,7 +270,7 @@ class CodePlanner:
             last = (self.range[1] if self.range else 0.0) * code.over
             most += round((last - code.low) / code.by) if code.lossy else (round(last) - code.low) // code.by
         elif self.low is not None:
-            most += (self.high - code.low) // code.by
+            most += (self.high - self.low) // code.by
         return most
 
     def stored_range(self, code: Code) -> tuple[int, int]:
@@ -270,6 +293,18 @@ def _step(low: float, high: float, bits: int) -> float:
     while not math.isfinite(low + step * n_steps):
         step = math.nextafter(step, 0.0)
     return step
+
+
+def _gaps_outside(low: int, high: int) -> set[int]:
+    """Those in which no number from low to high is."""
+    ends = {gap: gap * GAP_SPACING + GAP_AT + MAX_SPECIAL - 1 for gap in range(GAPS)}
+    return {gap for gap, end in ends.items() if (end - low) % 2**64 > high - low + MAX_SPECIAL - 1}
+
+
+def _gaps_with(patterns: npt.NDArray[np.uint64]) -> set[int]:
+    """Those in which one of these numbers is."""
+    inside = (patterns & np.uint64(GAP_SPACING - 1)) - np.uint64(GAP_AT) < np.uint64(MAX_SPECIAL)
+    return set((patterns[inside] // np.uint64(GAP_SPACING)).tolist())
 
 
 class _Scale:
