@@ -412,6 +412,27 @@ def test_lossy_packs_say_what_changed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "bits=8" in run(capsys, "pack", str(tmp_path / "x.npy"), "--lossy", "8", "-o", "x.tdz", code=2)
 
 
+def test_what_a_lossy_pack_did_not_change_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+
+    def told(columns: dict[str, Any]) -> str:
+        source, target = tmp_path / "x.csv", str(tmp_path / "x.tdz")
+        source.write_text(
+            "\n".join([",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))])
+        )
+        assert cli.main(["pack", str(source), "--resolution", "0.5", "-o", target]) == 0
+        return capsys.readouterr().out
+
+    exact, fine = [0.1] * 40, random.normal(size=40).tolist()
+    assert "not changed, as exact numbers take no more bits: lossy\n" in told({"lossy": exact, "n": range(40)})
+    both = told({"a": fine, "b": exact, "c": exact})
+    assert "a               f8, stored as number, lossy: at most" in both and "no more bits: b, c\n" in both
+    assert "not changed" not in told({"a": fine, "n": range(40)})
+    assert "nothing was lost: only columns of real numbers can be, and there are none" in told({"lossy": range(40)})
+    many = told({f"c{i}": fine for i in range(70)})
+    assert "not changed" not in many and many.count("lossy: at most") == 64 and ".. and 6 more" in many
+
+
 def test_large_errors_of_several_columns_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 2)) * 1e300)
     assert cli.main(["pack", str(tmp_path / "x.npy"), "--lossy=bits=8", "-o", str(tmp_path / "x.tdz")]) == 0

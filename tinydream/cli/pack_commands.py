@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = ["add_pack_commands", "read_source", "source_arguments"]
 
 MOST_COMPARED = 2**26  # values of a pack that other compressors are given
 LISTED = 64  # fields that inspect shows
+NAMED = 8  # columns that a note names
 Command = Callable[[str, Callable[[argparse.Namespace], None], str], argparse.ArgumentParser]
 
 
@@ -37,10 +38,15 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument("--replay", type=int, metavar="N", help="keep only N weighted samples, as a replay set")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
-        "--lossy", metavar="bits=N", help="keep N bits of the range of real numbers (says what that changes)"
+        "--lossy",
+        metavar="bits=N",
+        help="keep N bits of the range of real numbers that would take more (says what that changes)",
     )
     made.add_argument(
-        "--resolution", type=float, metavar="R", help="make real numbers multiples of R (says what that changes)"
+        "--resolution",
+        type=float,
+        metavar="R",
+        help="make real numbers multiples of R where that saves bits (says what that changes)",
     )
     made.add_argument(
         "--max-memory",
@@ -232,17 +238,26 @@ def _quality_notes(options: argparse.Namespace, psnr: float | None) -> list[str]
 
 def _pack_answer(options: argparse.Namespace, facts: dict[str, Any], schema: Any, notes: list[str]) -> None:
     rows, raw, size = facts["rows"], facts["bytes_raw_float32"], facts["bytes"]
-    lossy = [line for line in _field_lines(schema) if "lossy" in line]
-    if facts["embedding_error"] is not None:
-        most, rms = facts["embedding_error"]
-        lossy.append(f"embeddings in steps of {options.resolution:g}: at most {most:.3g} off, RMS {rms:.3g}")
-    if (options.lossy or options.resolution) and not lossy:
-        notes = [*notes, "nothing was lost: only columns of real numbers can be, and there are none"]
     answer(options, facts, [
         f"{options.output}: {rows} rows x {(raw // rows - 1) // 4}, {facts['samples']} condensed samples, "
         f"{size:,} bytes (float32: {raw:,}, {raw / size:.1f} times as many)",
-        *lossy, *notes
+        *_loss_lines(options, facts, schema), *notes
     ])  # fmt: skip
+
+
+def _loss_lines(options: argparse.Namespace, facts: dict[str, Any], schema: Any) -> list[str]:
+    """What --lossy or --resolution changed, and which real numbers it did not."""
+    if not (options.lossy or options.resolution):
+        return []
+    lines = _field_lines([field for field in schema.fields if field.lossy])
+    if facts["embedding_error"] is not None:
+        most, rms = facts["embedding_error"]
+        lines.append(f"embeddings in steps of {options.resolution:g}: at most {most:.3g} off, RMS {rms:.3g}")
+    exact = [field.name for field in schema.features if field.dtype[0] == "f" and not field.lossy]
+    if exact:
+        more = f" and {len(exact) - NAMED} more" if len(exact) > NAMED else ""
+        lines.append(f"not changed, as exact numbers take no more bits: {', '.join(exact[:NAMED])}{more}")
+    return lines or ["nothing was lost: only columns of real numbers can be, and there are none"]
 
 
 def _lossy_bits(options: argparse.Namespace) -> int | None:
@@ -311,7 +326,7 @@ def _inspect(options: argparse.Namespace) -> None:
         "transforms": transform_lines(opened),
     }  # fmt: skip
     lines = [f"{name:<16}{value}" for name, value in opened.facts().items() if name != "schema"]
-    lines += ["", *_field_lines(opened.schema)]
+    lines += ["", *_field_lines(opened.schema.fields)]
     lines += [
         "",
         *plan_lines(plan, names),
@@ -326,10 +341,10 @@ def _inspect(options: argparse.Namespace) -> None:
     answer(options, facts, [*lines, *([f"drawn to {options.plot}"] if options.plot else [])])
 
 
-def _field_lines(schema: Any) -> list[str]:
+def _field_lines(fields: Sequence[Any]) -> list[str]:
     """A line a field: its type and how its values are stored."""
     lines = []
-    for field in schema.fields:
+    for field in fields:
         kinds = sorted({code.kind for code in field.codes})
         shape = f" {'x'.join(map(str, field.shape))}" if field.shape else ""
         notes = [" label"] * field.label + [" may be missing"] * field.nullable

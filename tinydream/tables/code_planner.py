@@ -28,7 +28,10 @@ PROBE = 512  # values that show soon that a type of code will not do
 
 @dataclass(frozen=True)
 class Lossy:
-    """What a lossy pack may change: real numbers become multiples of `resolution`, or 2^`bits` steps of their range."""
+    """What a lossy pack may change: real numbers become multiples of `resolution`, or 2^`bits` steps of their range.
+
+    A column stays exact where that takes no more bits.
+    """
 
     bits: int | None = None
     resolution: float | None = None

@@ -89,6 +89,11 @@ class Field:
         return any(None in code.special for code in self.codes)
 
     @property
+    def lossy(self) -> bool:
+        """Whether values become the nearest ones that have a code."""
+        return any(code.lossy for code in self.codes)
+
+    @property
     def numpy_type(self) -> np.dtype[Any]:
         """Of its values; object for texts."""
         return numpy_type(self.dtype)
@@ -142,7 +147,7 @@ class Field:
 
     def measure(self, values: Array, stored: npt.NDArray[np.int32], losses: Losses) -> None:
         """Adds what lossy codes change in these values to the losses of each code."""
-        if not any(code.lossy for code in self.codes):
+        if not self.lossy:
             return
         flat = values.reshape(len(values), -1).astype(np.float64)
         back, gone = self.decode(stored)
