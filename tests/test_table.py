@@ -8,6 +8,7 @@ import struct
 import sys
 import wave
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hypothesis.extra import numpy as hnp
 import tinydream as td
 from tinydream.errors import DataError, UsageError
 from tinydream.packs.unpacking import unpack
+from tinydream.tables.cells import CellType
 from tinydream.tables.sources import read, series
 from tinydream.tables.table import table_from_arrays, table_from_columns
 
@@ -298,6 +300,22 @@ CELLS = [
     (["18446744073709551615", "0"], np.uint64, [2**64 - 1, 0], None),
     (["1", "2.5", "-1e3", "nan", ".5"], np.float64, [1, 2.5, -1000, np.nan, 0.5], None),
     (["9007199254740993", "0.5"], object, ["9007199254740993", "0.5"], None),
+    (["1e400", "0.5"], object, ["1e400", "0.5"], None),
+    (["-1e-400", "0.5"], object, ["-1e-400", "0.5"], None),
+    (["1e99999999999999999999", "1"], object, ["1e99999999999999999999", "1"], None),
+    (["100000000000000000000.5", "1"], object, ["100000000000000000000.5", "1"], None),
+    (["9007199254740993.0", "1"], object, ["9007199254740993.0", "1"], None),
+    (["9007199254740.993e3", "1"], object, ["9007199254740.993e3", "1"], None),
+    (["0." + 330 * "0" + "1", "1"], object, ["0." + 330 * "0" + "1", "1"], None),
+    (["." + 290 * "0" + "1e-50", "1"], object, ["." + 290 * "0" + "1e-50", "1"], None),
+    (["9.007199254740993e15", "1"], object, ["9.007199254740993e15", "1"], None),
+    (["1e300", "-1.7976931348623157e308"], np.float64, [1e300, -1.7976931348623157e308], None),
+    (["1.000000000000000053e+300", "100000000000000000000.0"], np.float64, [1e300, 1e20], None),  # np.savetxt, "%f"
+    (["-Infinity", "iNf", " NaN"], np.float64, [-np.inf, np.inf, np.nan], None),
+    (["5e-324", "0.000e-999", "-0.0"], np.float64, [5e-324, 0, -0.0], None),
+    (["0.33333333333333333333", "0.1000000000000000055511"], np.float64, [1 / 3, 0.1], None),
+    (["1" * 5000, "2"], object, ["1" * 5000, "2"], None),
+    (["1" * 5000, "0.5"], object, ["1" * 5000, "0.5"], None),
     (["18446744073709551616", "1"], object, ["18446744073709551616", "1"], None),
     (["-1", "18446744073709551615"], object, ["-1", "18446744073709551615"], None),
     (["007", "1"], object, ["007", "1"], None),
@@ -319,7 +337,7 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("cells", "dtype", "values", "missing"), CELLS, ids=[" ".join(c[0]) for c in CELLS])
+@pytest.mark.parametrize(("cells", "dtype", "values", "missing"), CELLS, ids=[" ".join(c[0])[:60] for c in CELLS])
 def test_the_type_of_a_csv_column(tmp_path: Path, cells: Any, dtype: Any, values: Any, missing: Any) -> None:
     stream = io.StringIO()
     csv.writer(stream).writerows([["a", "b"], *([cell, "7"] for cell in cells)])
@@ -330,6 +348,18 @@ def test_the_type_of_a_csv_column(tmp_path: Path, cells: Any, dtype: Any, values
     want = [value for i, value in enumerate(values) if missing is None or i not in missing]
     assert list(map(str, kept)) == list(map(str, np.array(want, dtype=found.dtype).tolist()))
     assert (None if column.missing is None else np.flatnonzero(column.missing).tolist()) == missing
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.from_regex(r"[+-]?([1-9][0-9]{0,20}|0)(\.[0-9]{0,20})?([eE][+-]?(0[0-9]|[0-9]{1,3}))?", fullmatch=True))
+def test_only_numbers_that_keep_their_size_become_real(cell: str) -> None:
+    found = CellType()
+    found.see([cell, "0.5"])
+    given, nearest = Fraction(Decimal(cell)), float(cell)
+    if np.isinf(nearest) or (nearest == 0) != (given == 0):
+        assert found.kind == "text"
+    elif abs(given) <= 2**53:
+        assert found.kind == "f8"
 
 
 def test_types_do_not_depend_on_where_a_file_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

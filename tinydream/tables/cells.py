@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from operator import not_
 from typing import Any
 
@@ -22,7 +24,7 @@ CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?"
 NOTHING = frozenset(("",))
 PATTERNS = {
     "b1": r"true|false|True|False|TRUE|FALSE",
-    "int": rf"[ \t]*[+-]?{UNSIGNED}[ \t]*",
+    "int": r"[ \t]*[+-]?(?:0|[1-9]\d{0,19})[ \t]*",  # more digits are more than 64 bits
     "f8": rf"[ \t]*[+-]?(?:(?:{UNSIGNED}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|(?i:nan|inf|infinity))[ \t]*",
     "date": DATE,
     "time": rf"{DATE}(?:[T ]{CLOCK})?",
@@ -91,10 +93,8 @@ class CellType:
                 self.low, self.high, self.kind = low, high, "int"
                 return False
             self.low, self.high = low, high
-        if kind == "f8":  # as real numbers, large whole numbers would lose digits
-            long = [cell for cell in cells if len(cell) > 15 and cell.strip().lstrip("+-").isdecimal()]
-            if self.low < -EXACT or self.high > EXACT or any(abs(int(cell)) > EXACT for cell in long):
-                return False
+        if kind == "f8" and (self.low < -EXACT or self.high > EXACT or _any_changes(cells, text)):
+            return False
         if kind in ("date", "time", "utc"):
             try:
                 years = (
@@ -135,6 +135,30 @@ class CellType:
         if self.kind in ("f8", "empty"):
             return np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
         return np.array(_without_zone(cells) if self.kind == "utc" else cells, dtype=self.dtype)
+
+
+def _any_changes(cells: list[str], text: str) -> bool:
+    """Whether there is a cell that no real number stands for. Most are too short to ask. `text`: that of all cells."""
+    long = cells if "e" in text or "E" in text else [cell for cell in cells if len(cell) > 15]
+    values = np.fromiter(map(float, long), dtype=np.float64, count=len(long))
+    extreme = np.flatnonzero((values == 0) | ~(np.abs(values) < EXACT)).tolist()
+    return any(_changes(long[i].strip(), float(values[i])) for i in extreme)
+
+
+def _changes(cell: str, value: float) -> bool:
+    """Whether the real number nearest to a cell, 0 or a large one, is 0 or infinite and the cell is not, or is another
+    whole number. Printed with as many digits it would be what the cell says."""
+    if "n" in cell.lower() or repr(value) == cell:
+        return False  # nan and inf, and what we would write
+    if value == 0:
+        return cell.lower().partition("e")[0].strip("+-.0") != ""
+    if math.isinf(value):
+        return True
+    number = Decimal(cell)
+    if cell.lstrip("+-").isdecimal():
+        return abs(number) > EXACT
+    n_digits = len(number.as_tuple().digits)
+    return number not in (Decimal(repr(value)), Decimal(f"{value:.{n_digits - 1}e}"))
 
 
 _TRUE = frozenset(("true", "True", "TRUE"))
