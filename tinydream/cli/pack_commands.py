@@ -256,7 +256,7 @@ def _loss_lines(options: argparse.Namespace, facts: dict[str, Any], schema: Any)
     exact = [field.name for field in schema.features if field.dtype[0] == "f" and not field.lossy]
     if exact:
         more = f" and {len(exact) - NAMED} more" if len(exact) > NAMED else ""
-        lines.append(f"not changed, as exact numbers take no more bits: {', '.join(exact[:NAMED])}{more}")
+        lines.append(f"not changed, as exact numbers take no more bits: {', '.join(map(_word, exact[:NAMED]))}{more}")
     return lines or ["nothing was lost: only columns of real numbers can be, and there are none"]
 
 
