@@ -21,6 +21,7 @@ from tinydream.packs.inspection import verify
 from tinydream.packs.pack import Pack, open_pack
 from tinydream.packs.packing import pack
 from tinydream.streams import chunked_files, parts, streaming
+from tinydream.streams.estimates import bytes_at_once
 from tinydream.streams.streaming import pack_file
 
 SMALL = 2**22
@@ -249,6 +250,70 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     in_memory = 120_000 * 6 * 60  # cells as Python's texts, let alone arrays
     assert in_memory > 5 * memory
     assert peaks[1] < 1.25 * memory and peaks[1] < peaks[0] + memory // 8
+
+
+AT_ONCE = PEAK.replace(
+    "told = pack_file(sys.argv[1], sys.argv[2], **options)",
+    """
+import tinydream
+tinydream.pack(tinydream.read(sys.argv[2])).save(sys.argv[2] + ".tdz")  # what a first use takes
+before = memory("VmRSS")
+made = tinydream.pack(tinydream.read(sys.argv[1]))""",
+).replace("told.rows, told.parts", "len(made), 1")
+
+
+def many(kind: str, n: int) -> dict[str, Any]:
+    """Columns of `n` rows."""
+    random = np.random.default_rng(1)
+    if kind == "runs":  # which the file holds in next to nothing
+        words = np.array(["alpha", "beta", "gamma"], dtype=object)
+        numbers = {f"c{i}": np.repeat(np.arange(n // 100) % (50 + i), 100) for i in range(6)}
+        return {**numbers, "s": np.repeat(words, -(-n // 3))[:n]}
+    if kind == "long":
+        return {"s": np.array(["abc" * 100, "def" * 100], dtype=object)[random.integers(0, 2, n)]}
+    if kind == "names":
+        return {"s": np.array([f"user-{i:011}" for i in random.permutation(n).tolist()], dtype=object)}
+    return {f"c{i}": random.integers(0, 40, n) if kind == "digits" else random.normal(size=n) for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "n"),
+    [("runs", "parquet", 100_000), ("long", "parquet", 60_000), ("names", "parquet", 150_000),
+     ("names", "csv", 150_000), ("digits", "csv", 80_000), ("reals", "csv", 60_000), ("reals", "parquet", 60_000),
+     ("reals", "npy", 60_000)],
+)  # fmt: skip
+def test_what_packing_at_once_takes_is_told(tmp_path: Path, kind: str, suffix: str, n: int) -> None:
+    """What is estimated is no less than what is taken beside a fixed overhead, and no more than 2.5 times as much."""
+    for name, rows in (("few", 200), ("t", n)):
+        path, columns = tmp_path / f"{name}.{suffix}", many(kind, rows)
+        if suffix == "npy":
+            np.save(path, np.column_stack(list(columns.values())))
+        else:
+            frame = pd.DataFrame(columns)
+            frame.to_parquet(path) if suffix == "parquet" else frame.to_csv(path, index=False)
+    done = subprocess.run([sys.executable, "-c", AT_ONCE, path, tmp_path / f"few.{suffix}", "{}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    rows, _, peak = map(int, done.stdout.split())
+    told = bytes_at_once(path, None, None)
+    assert rows == n and peak < told + 2**24 and told < 2.5 * peak
+    print(kind, suffix, told / peak)
+    assert streaming.too_large(path, told - 1) and not streaming.too_large(path, told)
+
+
+def test_sources_that_cannot_be_read_are_not_too_large(tmp_path: Path) -> None:
+    """Reading them says what is wrong."""
+    for name in ("t.parquet", "t.csv", "t.npz", "t.txt", "u.csv"):
+        (tmp_path / name).write_bytes(b"" if name == "u.csv" else b"a,b\n\xff,1\n")
+        assert not streaming.too_large(tmp_path / name, 0)
+    pd.DataFrame({"a": []}).to_parquet(tmp_path / "none.parquet")
+    assert not streaming.too_large(tmp_path / "none.parquet", 0)
+
+
+def test_texts_that_are_long_but_listed_once_are_read_in_small_pieces(tmp_path: Path) -> None:
+    pd.DataFrame(many("long", 30_000)).to_parquet(tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 30_000
+    sizes = [len(chunk) for chunk in chunked_files.ParquetChunks(tmp_path / "t.parquet", [], 2**20).chunks()]
+    assert sum(sizes) == 30_000 and max(sizes) * 4 * 300 < 2**20
 
 
 # ------------------------------------------------------------------ command line and large packs

@@ -51,7 +51,8 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
     made.add_argument(
         "--max-memory",
         metavar="SIZE",
-        help="what would take more, about, is packed piece by piece (default 256MB); temporary files lie beside OUTPUT",
+        help="what would take more, about, is packed piece by piece (default 256MB). Counts what the rows take; "
+        "Python and its libraries are 40 to 130MB beside it. Temporary files lie beside OUTPUT",
     )
     made.add_argument("--keep-order", action="store_true", help="row i of the pack is row i of SOURCE (larger)")
     made.add_argument(

@@ -18,16 +18,27 @@ from ..tables.sources import arrow, arrow_columns, arrow_left_out, csv_chunks, c
 from ..tables.table import Column, check_header, make_column
 from .chunks import Chunk, Source, TypesChangedError
 
-__all__ = ["CsvChunks", "NpyChunks", "NpzChunks", "ParquetChunks"]
+__all__ = ["CsvChunks", "NpyChunks", "NpzChunks", "ParquetChunks", "csv_row", "first_batch", "n_first",
+           "parquet_file"]  # fmt: skip
 
 CELL = 200  # bytes that a cell of a CSV takes while its chunk is read and encoded, beside its letters
+LEAST = 16  # rows of a piece, whatever memory there is
 READ = 2**16  # bytes of a column of a Parquet file that are read ahead
+FIRST = 2**14  # cells of the first rows that stand for all
+FIRST_BYTES = 2**20  # that these take, about
 
 
 def _split(columns: list[Column], labels: list[str], done: int) -> Chunk:
     by_name = {column.name: column for column in columns}
     features = [column for column in columns if column.name not in labels]
     return Chunk(features, [by_name[name] for name in labels], done)
+
+
+def csv_row(path: Path) -> int:
+    """Bytes of a row of a CSV, about: by its first ones."""
+    with path.open("rb") as stream:
+        start = stream.read(2**16)
+    return max(1, len(start) // max(1, start.count(b"\n")))
 
 
 class CsvChunks(Source):
@@ -45,10 +56,7 @@ class CsvChunks(Source):
 
     def chunks(self) -> Iterator[Chunk]:
         """While no type widens. When one does, the rest is only looked at: the next pass knows."""
-        with self._path.open("rb") as stream:
-            start = stream.read(2**16)
-        row = max(1, len(start) // max(1, start.count(b"\n")))
-        n_rows = max(16, self._memory // (4 * row + CELL * len(self._header)))
+        n_rows = max(LEAST, self._memory // (4 * csv_row(self._path) + CELL * len(self._header)))
         first, stable = True, True
         for cells, done in csv_chunks(self._path, n_rows):
             if not self._settled:
@@ -69,20 +77,41 @@ def _check_header(header: list[str], labels: list[str], source: str) -> None:
         raise DataError(f"{source}: rows must have at least one value beside the labels")
 
 
+def parquet_file(path: Path) -> Any:
+    """A Parquet file, of which no more is read than is asked for. Raises DataError."""
+    arrow("reading .parquet")
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path, buffer_size=READ, pre_buffer=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as .parquet: {error}") from error
+
+
+def first_batch(file: Any) -> Any:
+    """The first rows of a Parquet file as a record batch; without rows an empty one."""
+    import pyarrow
+
+    few = next(file.iter_batches(batch_size=LEAST, use_threads=False), None)
+    if few is None or not len(few):
+        return pyarrow.RecordBatch.from_pylist([], file.schema_arrow)
+    n_rows = n_first(few.num_columns, few.nbytes // len(few))
+    return next(file.iter_batches(batch_size=n_rows, use_threads=False))
+
+
+def n_first(n_columns: int, row: int) -> int:
+    """How many rows, which take about `row` bytes each, stand for all."""
+    return max(LEAST, min(FIRST // max(1, n_columns), FIRST_BYTES // max(1, row)))
+
+
 class ParquetChunks(Source):
     """A .parquet."""
 
     plain = False
 
     def __init__(self, path: Path, labels: list[str], memory: int) -> None:
-        arrow("reading .parquet")
-        from pyarrow import parquet
-
         self.name, self._labels, self._memory = str(path), labels, memory
-        try:
-            self._file = parquet.ParquetFile(path, buffer_size=READ, pre_buffer=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read as .parquet: {error}") from error
+        self._file = parquet_file(path)
         self.n_bytes = path.stat().st_size
         _check_header([str(name) for name in self._file.schema_arrow.names], labels, self.name)
         self.left_out = arrow_left_out(self._file.schema_arrow.names)
@@ -90,12 +119,18 @@ class ParquetChunks(Source):
     def chunks(self) -> Iterator[Chunk]:
         """Batches of rows."""
         total = max(1, self._file.metadata.num_rows)
-        n_rows = max(16, min(2**20, self._memory // (CELL * len(self._file.schema_arrow.names))))
+        n_rows = self._at_once(first_batch(self._file))
         done = 0
         for batch in self._file.iter_batches(batch_size=n_rows, use_threads=False):
             done += batch.num_rows
             if batch.num_rows:
                 yield _split(arrow_columns(batch, self.name), self._labels, self.n_bytes * done // total)
+
+    def _at_once(self, first: Any) -> int:
+        """Rows of a batch, if all are as the first. Long texts may be short in the file, where each is listed once."""
+        row: int = first.nbytes // max(1, len(first))
+        n_columns: int = first.num_columns
+        return max(LEAST, min(2**20, self._memory // (4 * row + CELL * n_columns)))
 
 
 class NpyChunks(Source):
@@ -117,7 +152,7 @@ class NpyChunks(Source):
             _check_labels(read_array(self._label_path, mapped=True).shape, len(rows), self.name)
         self.n_bytes, self._n = rows.nbytes, len(rows)
         self._row = self.n_bytes // self._n
-        self._at_once = max(16, memory // (12 * self._row + CELL * len(rows.dtype.names or "x")))
+        self._at_once = max(LEAST, memory // (12 * self._row + CELL * len(rows.dtype.names or "x")))
 
     def chunks(self) -> Iterator[Chunk]:
         """Slices of rows. The file is mapped for each anew: pages that were read would stay in memory."""
@@ -182,7 +217,7 @@ class NpzChunks(Source):
         self._arrays = ["x", *self._label] if self.plain else [name for name in held if name not in skipped]
         self._n, self._row, n_values = self._look()
         self.n_bytes = self._n * self._row
-        self._at_once = max(16, memory // (12 * self._row + CELL * n_values))
+        self._at_once = max(LEAST, memory // (12 * self._row + CELL * n_values))
 
     def _look(self) -> tuple[int, int, int]:
         """Rows, bytes of one, and columns. Raises DataError when the arrays do not fit each other."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,14 @@ from ..packs.reduction import PUBLISHED
 from ..packs.sections import schema_section
 from ..packs.transforms import Transform
 from ..progress import Progress
-from ..tables.folders import class_files
-from ..tables.images import ImageOptions, holds_images, image_bytes
+from ..tables.images import ImageOptions
 from ..tables.schema import Lossy, Schema
 from ..tables.sources import TEXT, folder_kind, label_names
 from ..tables.windows import Cut
 from .chunked_files import CsvChunks, NpyChunks, NpzChunks, ParquetChunks
 from .chunked_folders import ImageChunks, WaveChunks
 from .chunks import Embedded, Labels, Source
+from .estimates import bytes_at_once
 from .parts import Archive, Parts, Positions
 from .replay import Integers, Reducer
 from .scanning import Classes, Fields, Found, Pictures, Plan, Tell, scan
@@ -41,8 +40,6 @@ __all__ = ["DEFAULT_MEMORY", "Summary", "pack_file", "too_large"]
 
 DEFAULT_MEMORY = 2**28  # bytes
 LEAST_MEMORY = 2**22
-# What the bytes of a file, or of a folder's pixels, become in memory when all is read: so many times as many, about.
-GROWTH = {".csv": 20, ".tsv": 20, ".parquet": 40, ".npy": 6, ".npz": 7, "images": 24, "waves": 6}
 
 
 @dataclass(frozen=True)
@@ -75,21 +72,7 @@ def too_large(
     path: str | os.PathLike[str], max_memory: int, *, window: int | None = None, hop: int | None = None
 ) -> bool:
     """Whether a source should be packed by `pack_file` rather than read whole. `window`, `hop`: as for `read`."""
-    path = Path(path)
-    if path.is_dir():
-        if holds_images(path):
-            return image_bytes(path) * GROWTH["images"] > max_memory
-        n_bytes = sum(file.stat().st_size for file, _ in class_files(path, (".wav",)).files)
-        copies = -(-window // hop) if window and hop and hop > 0 else 1
-        return n_bytes * max(1, copies) * GROWTH["waves"] > max_memory
-    suffix = path.suffix.lower()
-    if suffix not in GROWTH or not path.is_file():
-        return False
-    n_bytes = path.stat().st_size
-    if suffix == ".npz" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as members:
-            n_bytes = sum(member.file_size for member in members.infolist())
-    return n_bytes * GROWTH[suffix] > max_memory
+    return bytes_at_once(path, window, hop) > max_memory
 
 
 @dataclass(frozen=True)

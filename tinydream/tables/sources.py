@@ -250,6 +250,13 @@ def _is_index(name: str) -> bool:
     return name.startswith("__index_level_") and name.endswith("__")
 
 
+def is_arrow_text(kind: Any) -> bool:
+    """Whether values of this Arrow type become texts."""
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
 def _arrow_column(name: str, given: Any, source: str) -> Column:
     import pyarrow
     from pyarrow import types
@@ -269,7 +276,7 @@ def _arrow_column(name: str, given: Any, source: str) -> Column:
     if types.is_null(kind):
         return Column(name, np.zeros(len(chunk)), np.ones(len(chunk), dtype=bool))
     missing = chunk.is_null().to_numpy(zero_copy_only=False) if chunk.null_count else None
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if is_arrow_text(kind):
         whole = chunk.cast(pyarrow.large_string())
         texts = np.empty(len(chunk), dtype=object)
         texts[:] = (whole.fill_null("") if missing is not None else whole).to_pylist()
