@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -178,9 +179,20 @@ def test_wrong_calls(tmp_path: Path) -> None:
 
 
 def test_texts_larger_than_memory_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{'x' * 50}{i},{i}\n" for i in range(9000)))
-    with pytest.raises(DataError, match=r"column 'a': .* different texts"):
-        pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", max_memory=SMALL)
+    """And it is told how much memory would do."""
+    numbers = ",".join(f"n{i}" for i in range(9))  # beside which texts have no less room
+    for n_rows in (9000, 30_000):
+        rows = "".join(f"{'x' * 50}{i}{',7' * 9}\n" for i in range(n_rows))
+        (tmp_path / "t.csv").write_text(f"a,{numbers}\n{rows}")
+        with pytest.raises(DataError, match=r"t\.csv: column 'a': .* different texts .* --max-memory") as refused:
+            pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", max_memory=SMALL)
+        found = re.search(r"about (\d+) MB would do", str(refused.value))
+        assert found and 4 * n_rows * 150 < int(found[1]) * 2**20 < 6 * n_rows * 160 + 2**21
+        told = pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", max_memory=int(found[1]) * 2**20)
+        assert told.rows == n_rows
+    few = rows.splitlines(keepends=True)[:6000]  # with a tenth of the memory each, these would be too many
+    (tmp_path / "t.csv").write_text(f"a,{numbers}\n{''.join(few)}")
+    assert pack_file(tmp_path / "t.csv", tmp_path / "t.tdz", max_memory=SMALL).rows == 6000
 
 
 # ------------------------------------------------------------------ changed

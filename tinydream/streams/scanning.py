@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +40,7 @@ MOST_ROWS = 2**28 - 1  # of a pack
 MOST_TRIED = 2**13  # images on which transforms are compared
 TRIED_BYTES = 64  # that a value of these takes
 LEAST_MEASURED = 256  # rows, from fewer of which transforms would be guessed
+SHARE = 4  # times the memory of a look make that of packing
 MEASURED_BYTES = 128  # that a value takes of the rows on which transforms are measured
 
 
@@ -238,25 +241,43 @@ class Fields:
 
     def __init__(self, source: Source, lossy: Lossy | None, memory: int) -> None:
         self._plain, self._lossy, self._memory = source.plain, lossy, memory
-        self._source = source.name
+        self._source, self._n_bytes = source.name, source.n_bytes
         self._features: list[FieldPlanner] = []
         self._labels: list[FieldPlanner] = []
         self._some = _Some(0)
 
     def see(self, chunk: Chunk) -> None:
-        """The next rows. Raises DataError when a column's texts take too much memory."""
-        most = self._memory // (len(chunk.features) + len(chunk.labels))
+        """The next rows. Raises DataError when different texts take too much memory."""
+        columns = (*chunk.features, *chunk.labels)
         if not self._features:
-            n_values = sum(column.values[:1].size for column in (*chunk.features, *chunk.labels))
+            n_values = sum(column.values[:1].size for column in columns)
             self._some = _Some(min(MEASURED, self._memory // (MEASURED_BYTES * n_values)))
             self._features = [
-                FieldPlanner.of_column(column, lossy=self._lossy, plain=self._plain, max_list=most)
-                for column in chunk.features
+                self._planner(column, len(columns), lossy=self._lossy, plain=self._plain) for column in chunk.features
             ]
-            self._labels = [FieldPlanner.of_column(column, label=True, max_list=most) for column in chunk.labels]
-        for planner, column in zip((*self._features, *self._labels), (*chunk.features, *chunk.labels), strict=True):
+            self._labels = [self._planner(column, len(columns), label=True) for column in chunk.labels]
+        planners = (*self._features, *self._labels)
+        for planner, column in zip(planners, columns, strict=True):
             planner.see(column.values, column.missing)
+        if sum(planner.text_bytes for planner in planners) > self._memory:
+            raise self._too_many_texts(planners, chunk.done)
         self._some.see(chunk)
+
+    def _planner(self, column: Column, n_columns: int, **options: Any) -> FieldPlanner:
+        """Lists of numbers have a part of the memory each; texts share theirs, as most columns have few or none."""
+        most = sys.maxsize if column.values.dtype == object else self._memory // n_columns
+        return FieldPlanner.of_column(column, max_list=most, **options)
+
+    def _too_many_texts(self, planners: Sequence[FieldPlanner], done: int) -> DataError:
+        """As if the rest of the source had as many new texts as what was read."""
+        part = min(1.0, max(1, done) / self._n_bytes)
+        needed = SHARE * sum(planner.text_bytes for planner in planners) / part
+        largest = max(planners, key=lambda planner: planner.text_bytes)
+        return DataError(
+            f"{self._source}: column {largest.name!r}: its different texts are kept in memory, and after {part:.0%} of "
+            f"the rows those of all columns take more than {self._memory / 2**20:.0f} MB, their share of --max-memory "
+            f"(max_memory); about {math.ceil(1.1 * needed / 2**20)} MB would do. Or leave the column out"
+        )
 
     def transforms(self, found: Found, method: str, *, sequence: bool) -> tuple[Transform, ...]:
         """What makes the pack smaller. `sequence`: rows stay as they came."""

@@ -31,7 +31,7 @@ from .chunks import Embedded, Labels, Source
 from .estimates import bytes_at_once
 from .parts import Archive, Parts, Positions
 from .replay import Integers, Reducer
-from .scanning import Classes, Fields, Found, Pictures, Plan, Tell, scan
+from .scanning import SHARE, Classes, Fields, Found, Pictures, Plan, Tell, scan
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -202,7 +202,7 @@ def _open(path: Path, label: Labels, labels: Any, classes: Classes, cut: _Cut, m
 
 
 def _pack_rows(job: _Job, lossy: Lossy | None, classes: Classes, real: bool | None) -> Summary:
-    source, memory = job.source, job.memory // 4
+    source, memory = job.source, job.memory // SHARE
     options = job.images
 
     def look() -> Fields | Pictures:
