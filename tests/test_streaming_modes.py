@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from itertools import pairwise
@@ -355,3 +358,25 @@ def test_interrupted_at_any_step_the_old_file_is_whole(
     faults.n = faults.at = 0
     run()
     assert target.read_bytes() == whole
+
+
+KILLED = """
+import os, signal, sys
+from tinydream.streams.streaming import pack_file
+def kill(done, total):
+    if done > total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+pack_file(sys.argv[1], sys.argv[2], keep_order=True, profile="archive", progress=kill)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+def test_a_kill_leaves_one_file_at_most(tmp_path: Path) -> None:
+    """The old file as it was, and what has to be renamed; no temporary file."""
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 50},{i % 7}\n" for i in range(2000)))
+    (tmp_path / "t.tdz").write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "t.csv", tmp_path / "t.tdz"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "t.tdz").read_bytes() == b"old"
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 3 and left[0].startswith(".t.tdz.") and left[1:] == ["t.csv", "t.tdz"]
