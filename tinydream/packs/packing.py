@@ -60,7 +60,8 @@ def pack(
     integers, as a replay set; the method may then also be "random". `images`: rows are images, packed under these
     options and read back as pixels. `lossy_bits`: real numbers keep so many bits of their column's range; `resolution`:
     they become multiples of it; both where that saves bits, and what it changes is in the pack's schema. `keep_order`:
-    row i of the pack is row i of the table, at log2(rows) bits a row. `profile`: "mcu", or "archive" for a smaller pack that no board reads.
+    row i of the pack is row i of the table, at log2(rows) bits a row. `profile`: "mcu", or "archive" for a smaller pack
+    that no board reads.
     Raises DataError when the rows or labels do not fit the model, or are not integers where they must be.
     """
     check_options(through, replay, images, keep_order, profile)
