@@ -32,8 +32,9 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     small_parts(monkeypatch, 60)
 
 
-def contents(made: Pack) -> Counter[tuple[bytes, str]]:
-    return Counter((row.tobytes(), made.classes[y]) for row, y in zip(made[:], made.class_numbers, strict=True))
+def contents(made: Pack) -> Counter[tuple[Any, str]]:
+    rows = made[:].tolist() if made[:].dtype.hasobject else [row.tobytes() for row in made[:]]
+    return Counter((row, made.classes[y]) for row, y in zip(rows, made.class_numbers, strict=True))
 
 
 def both(source: Path, table: Any, target: Path, options: dict[str, Any], cut: dict[str, Any]) -> tuple[Pack, Pack]:
@@ -220,6 +221,12 @@ def test_columns_of_npz_and_npy_files(tmp_path: Path) -> None:
     records["a"], records["b"], records["k"] = columns["a"], columns["b"], n % 5
     np.save(tmp_path / "x.npy", records)
     both(tmp_path / "x.npy", td.read(tmp_path / "x.npy", label="b"), tmp_path / "x.tdz", {}, {"label": "b"})
+    np.save(tmp_path / "y.npy", n % 3)
+    labels = {"labels": tmp_path / "y.npy"}
+    both(tmp_path / "x.npy", td.read(tmp_path / "x.npy", **labels), tmp_path / "x.tdz", {}, labels)
+    for rows in (n.reshape(100, 3).astype("M8[D]"), np.array([["a", "bb"], ["", "é"]] * 50)):
+        np.save(tmp_path / "x.npy", rows)
+        both(tmp_path / "x.npy", td.read(tmp_path / "x.npy"), tmp_path / "x.tdz", {}, {})
 
 
 # ------------------------------------------------------------------ memory

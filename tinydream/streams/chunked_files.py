@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import DataError
 from ..tables.cells import CellType
 from ..tables.sources import arrow, arrow_columns, arrow_left_out, csv_chunks, csv_header, label_names, read_array
-from ..tables.table import Column, check_header, make_column
+from ..tables.table import Column, array_columns, check_header, make_column
 from .chunks import Chunk, Source, TypesChangedError
 
 __all__ = ["CsvChunks", "NpyChunks", "NpzChunks", "ParquetChunks", "csv_row", "first_batch", "n_first",
@@ -134,25 +134,26 @@ class ParquetChunks(Source):
 
 
 class NpyChunks(Source):
-    """A .npy of rows, and perhaps one of their labels; or of records, which are columns."""
+    """A .npy of rows, and perhaps one of their labels; of records, dates or texts, rows are columns."""
 
     def __init__(self, path: Path, label: list[str], labels: Any, memory: int) -> None:
         """`label`: names of the columns that are labels. Raises DataError."""
         self.name, self._path, self._label = str(path), path, label
         rows = read_array(path, mapped=True)
-        self.plain = rows.dtype.names is None or labels is not None
-        if not self.plain:
-            _check_header(list(rows.dtype.names or ()), label, self.name)
-        elif rows.ndim < 2 or rows.dtype.kind not in "biuf":
-            raise DataError(f"{path}: rows must be numbers (rows, values a row, ..), not {rows.dtype} {rows.shape}")
+        self.plain = rows.dtype.kind in "biuf" and rows.ndim > 1
         if rows.size == 0:
             raise DataError(f"{path}: rows must have at least one row and one value")
+        columns = array_columns(rows[:1], self.name)
+        if not self.plain and columns is None:
+            raise DataError(f"{path}: rows must be numbers (rows, values a row, ..), not {rows.dtype} {rows.shape}")
+        if rows.dtype.names is not None and labels is None:
+            _check_header(list(rows.dtype.names), label, self.name)
         self._label_path = None if labels is None else Path(labels)
         if self._label_path is not None:
             _check_labels(read_array(self._label_path, mapped=True).shape, len(rows), self.name)
         self.n_bytes, self._n = rows.nbytes, len(rows)
         self._row = self.n_bytes // self._n
-        self._at_once = max(LEAST, memory // (12 * self._row + CELL * len(rows.dtype.names or "x")))
+        self._at_once = max(LEAST, memory // (12 * self._row + CELL * len(columns or "x")))
 
     def chunks(self) -> Iterator[Chunk]:
         """Slices of rows. The file is mapped for each anew: pages that were read would stay in memory."""
@@ -160,17 +161,14 @@ class NpyChunks(Source):
             part = slice(first, first + self._at_once)
             rows = np.array(read_array(self._path, mapped=True)[part])
             done = (first + len(rows)) * self._row
-            if self.plain:
-                features = [Column("x", rows.astype(rows.dtype.newbyteorder("=")))]
-                yield Chunk(features, self._labels(part), done)
-            else:
-                columns = [make_column(name, rows[name], source=self.name) for name in rows.dtype.names or ()]
+            columns = array_columns(rows, self.name) or [Column("x", rows.astype(rows.dtype.newbyteorder("=")))]
+            if self._label_path is None:
                 yield _split(columns, self._label, done)
+            else:
+                yield Chunk(columns, self._labels(self._label_path, part), done)
 
-    def _labels(self, part: slice) -> list[Column]:
-        if self._label_path is None:
-            return []
-        return _labels(np.array(read_array(self._label_path, mapped=True)[part]), self.name)
+    def _labels(self, path: Path, part: slice) -> list[Column]:
+        return _labels(np.array(read_array(path, mapped=True)[part]), self.name)
 
 
 def _labels(given: npt.NDArray[Any], source: str) -> list[Column]:
@@ -203,7 +201,7 @@ class NpzChunks(Source):
         named = {"y", "classes"} <= set(held)
         if self.plain and label is not None and not isinstance(label, str):
             raise DataError(f"{path}: of a .npz one array holds the labels; an array (rows, k) holds k labels a row")
-        label = "y" if label is None and ("y" in held if self.plain else named) else label
+        label = "y" if label is None and "y" in held else label
         self._label = label_names(label)
         for wanted in ("x", *self._label) if self.plain else self._label:
             if wanted not in held:
@@ -230,7 +228,8 @@ class NpzChunks(Source):
                 if self.plain and place == 0:
                     if len(member.shape) < 2 or 0 in member.shape or member.dtype.kind not in "biuf":
                         raise DataError(f"{self.name}: rows must be numbers (rows, values a row, ..), not "
-                                        f"{member.dtype} {member.shape}")  # fmt: skip
+                                        f"{member.dtype} {member.shape}; save columns by name, or give more "
+                                        "memory")  # fmt: skip
                 elif self.plain:
                     _check_labels(member.shape, n_rows, self.name)
                 elif member.shape != (n_rows,) or not n_rows:

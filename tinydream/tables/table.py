@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..errors import DataError
 from .codes import numpy_type, type_name
 
-__all__ = ["ClassLabel", "Column", "Table", "Windows", "table_from_arrays", "table_from_columns"]
+__all__ = ["ClassLabel", "Column", "Table", "Windows", "array_columns", "table_from_arrays", "table_from_columns"]
 
 MAX_CLASSES = 1024
 Array = npt.NDArray[Any]
@@ -168,7 +168,7 @@ def table_from_arrays(
     labels show. `real`: whether labels are real numbers rather than classes; by default those are that have a fraction.
     Raises DataError for no rows, lengths that differ, and labels out of range.
     """
-    columns = _as_columns(np.asanyarray(values), source)
+    columns = array_columns(np.asanyarray(values), source)
     table = _of_numbers(np.asarray(values), source) if columns is None else table_from_columns(columns, source=source)
     if labels is None:
         return _with_classes(table, table.labels, classes) if classes is not None else table
@@ -193,7 +193,7 @@ def _of_numbers(array: Array, source: str) -> Table:
     return Table(array, np.zeros(len(array), dtype=np.int64), ("0",), source)
 
 
-def _as_columns(array: Array, source: str) -> list[Column] | None:
+def array_columns(array: Array, source: str) -> list[Column] | None:
     """The columns of rows that are no plain numbers; None: they are."""
     if array.dtype.names is not None and array.ndim == 1:
         return [make_column(name, array[name], source=source) for name in array.dtype.names]
