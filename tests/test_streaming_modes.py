@@ -370,7 +370,6 @@ pack_file(sys.argv[1], sys.argv[2], keep_order=True, profile="archive", progress
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
 def test_a_kill_leaves_one_file_at_most(tmp_path: Path) -> None:
     """The old file as it was, and what has to be renamed; no temporary file."""
     (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 50},{i % 7}\n" for i in range(2000)))

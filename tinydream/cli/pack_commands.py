@@ -129,7 +129,7 @@ def _labels(options: argparse.Namespace) -> tuple[Any, list[str] | None]:
 # What says more about a source than its name, by what the source is.
 COLUMNS = ("--label", "--real")
 TAKEN = {".csv": COLUMNS, ".tsv": COLUMNS, ".parquet": COLUMNS, ".npz": COLUMNS, ".npy": ("--labels", "--real"),
-         "folder": ("--window", "--hop (of recordings)")}  # fmt: skip
+         "folder": ("--window", "--hop")}  # fmt: skip
 
 
 def _check_taken(options: argparse.Namespace) -> None:
@@ -138,8 +138,9 @@ def _check_taken(options: argparse.Namespace) -> None:
     kind = "folder" if source.is_dir() else source.suffix.lower()
     for name in ("label", "labels", "real", "window", "hop"):
         given = getattr(options, name)
-        if given not in (None, False) and kind in TAKEN and f"--{name}" not in " ".join(TAKEN[kind]).split():
-            raise UsageError(f"{source}: --{name} does not go with a {kind}; what does: {', '.join(TAKEN[kind])}")
+        if given not in (None, False) and f"--{name}" not in TAKEN.get(kind, (f"--{name}",)):
+            taken = ", ".join(TAKEN[kind]) + (" (of recordings)" if kind == "folder" else "")
+            raise UsageError(f"{source}: --{name} does not go with a {kind}; what does: {taken}")
 
 
 def _pack(options: argparse.Namespace) -> None:

@@ -172,7 +172,7 @@ def table_from_arrays(
     table = _of_numbers(np.asarray(values), source) if columns is None else table_from_columns(columns, source=source)
     if labels is None:
         return _with_classes(table, table.labels, classes) if classes is not None else table
-    given = np.asanyarray(labels)
+    given = labels if isinstance(labels, np.ma.MaskedArray) else np.asarray(labels)
     if given.shape[:1] != (len(table),) or given.ndim > 2:
         raise DataError(f"{source}: {len(table)} rows but labels of shape {given.shape}; one label a row is needed")
     if given.ndim == 1:
