@@ -9,8 +9,10 @@
 #include "transform.h"
 
 enum { STEPS = 6, GROUP = 4, WORD = 64, SMALL = 4, LARGE = 8 };
-/* Rows of so many bytes are read so few at a time, as the ends of more of them would push each other out of a cache. */
-enum { LONG_ROW = 2048, FEW_ROWS = 8 };
+/* So many words of each row of a block are worked out before they are written: a row gets a whole line of a cache, so that
+ * long rows do not push each other's lines out with every word. */
+enum { TILE = 8 };
+enum { BLOCK_WORDS = (3 + TILE) * TD_KEY_BLOCK };
 static const uint32_t NO_PART = 0xFFFFFFFFu;
 
 /* Moves the lowest n_bits of a word to where a mask has ones, in order. */
@@ -134,7 +136,7 @@ static uint64_t largest_slot(const td_pack *pack, uint32_t bits)
 
 static uint64_t fixed_size(const td_pack *pack)
 {
-    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + 4u * TD_KEY_BLOCK * sizeof(uint64_t) +
+    return aligned(4u * ((uint64_t)pack->n_parts + 1u)) + BLOCK_WORDS * sizeof(uint64_t) +
            aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
 }
 
@@ -171,7 +173,7 @@ int td_unpacker_init(td_unpacker *u, const td_pack *pack, uint32_t bits, uint32_
     u->slot_size = (size_t)largest_slot(pack, bits);
     u->first_rows = (uint32_t *)memory;
     u->block = (uint64_t *)(void *)((uint8_t *)memory + aligned(4u * ((uint64_t)pack->n_parts + 1u)));
-    u->undo = (td_undo *)(void *)(u->block + 4u * TD_KEY_BLOCK);
+    u->undo = (td_undo *)(void *)(u->block + BLOCK_WORDS);
     u->slots = (uint8_t *)u->undo + (size_t)aligned((uint64_t)pack->n_transforms * sizeof(td_undo));
     prepare_transforms(u);
     u->first_rows[0] = 0;
@@ -556,18 +558,36 @@ static void put_values(uint64_t value, uint32_t bits, uint32_t n_values, uint8_t
     }
 }
 
-/* Words into their rows. On little-endian machines a word is its values in memory: it is written whole, also over what
- * follows its row, where words are yet to come, but never past the last row. */
-static void put_words(const uint64_t *words, uint32_t n, uint32_t bits, uint32_t n_values, size_t stride, uint8_t *out,
-                      const uint8_t *end)
+/* A tile into its rows, whole words as long as they fit before the end; n_words is best a constant. Returns how many rows
+ * are written: none where words are not their values in memory, on big-endian machines. */
+static TD_INLINE uint32_t put_whole(const uint64_t *words, uint32_t n_words, uint32_t n, size_t stride, uint8_t *out,
+                                    const uint8_t *end)
 {
     uint32_t i = 0;
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    for (; i < n && end - out >= 8; i++, out += stride) memcpy(out, words + i, 8);
+    for (; i < n && end - out >= (ptrdiff_t)(8u * n_words); i++, out += stride) {
+        for (uint32_t w = 0; w < n_words; w++) memcpy(out + 8u * w, words + w * TD_KEY_BLOCK + i, 8);
+    }
 #else
-    (void)end;
+    (void)words, (void)n_words, (void)n, (void)stride, (void)out, (void)end;
 #endif
-    for (; i < n; i++, out += stride) put_values(words[i], bits, n_values, out);
+    return i;
+}
+
+/* A tile of n_words words, n_values values, into its rows. Last words may be written whole, over what follows their row:
+ * rows come forwards and their tiles backwards, so that it is yet to be written. */
+static void put_words(const uint64_t *words, uint32_t n_words, uint32_t n, uint32_t bits, uint32_t n_values, size_t stride,
+                      uint8_t *out, const uint8_t *end)
+{
+    uint32_t i;
+    if (n_words == TILE) i = put_whole(words, TILE, n, stride, out, end);
+    else if (n_words == 1) i = put_whole(words, 1, n, stride, out, end);
+    else i = put_whole(words, n_words, n, stride, out, end);
+    for (out += i * stride; i < n; i++, out += stride) {
+        for (uint32_t w = 0, left = n_values; w < n_words; w++, left -= lanes(bits)) {
+            put_values(words[w * TD_KEY_BLOCK + i], bits, left < lanes(bits) ? left : lanes(bits), out + 8u * w);
+        }
+    }
 }
 
 static inline uint32_t get_value(const uint8_t *at, uint32_t n_bytes)
@@ -639,30 +659,51 @@ static inline void finish_values(const td_unpacker *u, const prepared *from, uin
 #endif
 }
 
+/* Rows of one block that are read together, in the memory that the unpacker has for them. */
+typedef struct block {
+    const uint8_t *file_end;
+    uint64_t row_at;            /* bit of the rows block at which the first one starts */
+    uint32_t n;
+    uint64_t *keys;             /* or where the bases are */
+    uint64_t *rows;             /* short ones */
+    uint64_t *fields;           /* bits of one word, before they are spread */
+    uint64_t *words;            /* of a tile: word w of row i at w * TD_KEY_BLOCK + i */
+} block;
+
+static block start_block(const td_unpacker *u, prepared *from, uint32_t first, uint32_t n)
+{
+    td_part *part = &from->part;
+    uint64_t *keys = u->block, *rows = keys + TD_KEY_BLOCK, *fields = rows + TD_KEY_BLOCK, *words = fields + TD_KEY_BLOCK;
+    block b = {u->pack->file.data + u->pack->file.size, (uint64_t)first * part->row_bits, n, keys, rows, fields, words};
+    if (part->n_key) read_keys(b.file_end, part, first, n, keys);
+    else if (part->id_bits) read_bases(b.file_end, part, td_part_base_bits(u->pack, part), b.row_at, n, keys);
+    if (from->short_rows) read_rows(b.file_end, part, b.row_at, n, rows);
+    return b;
+}
+
+static TD_INLINE void read_word(const prepared *from, const word *word, const block *b, uint32_t bits, uint64_t *out)
+{
+    for (uint32_t i = 0; i < b->n; i++) out[i] = word->constant;
+    if (word->n_of_key) add_tables(word->of_key, word->n_of_key, from->chunk, b->keys, b->n, out);
+    if (word->n_of_row) add_tables(word->of_row, word->n_of_row, from->chunk, b->rows, b->n, out);
+    if (word->base.n_bits) add_bases(b->file_end, &from->part, &word->base, b->keys, b->n, b->fields, out);
+    if (word->deviation.n_bits && !from->short_rows) {
+        add_deviations(b->file_end, &from->part, &word->deviation, b->row_at, b->n, b->fields, out);
+    }
+    add_sum(word->sum, bits, b->n, out);
+}
+
 /* n rows from row `first` of the part on, all of one block. */
 static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uint32_t n, uint8_t *out, const uint8_t *end)
 {
-    const uint8_t *file_end = u->pack->file.data + u->pack->file.size;
-    td_part *part = &from->part;
-    uint64_t *keys = u->block, *rows = keys + TD_KEY_BLOCK, *values = rows + TD_KEY_BLOCK, *fields = values + TD_KEY_BLOCK;
-    uint64_t row_at = (uint64_t)first * part->row_bits;
-    uint32_t n_lanes = lanes(u->bits), n_words = words_of(u->pack, u->bits);
-    size_t stride = (size_t)u->pack->n_features * (size_t)(u->bits / 8u);
-    if (part->n_key) read_keys(file_end, part, first, n, keys);
-    else if (part->id_bits) read_bases(file_end, part, td_part_base_bits(u->pack, part), row_at, n, keys);
-    if (from->short_rows) read_rows(file_end, part, row_at, n, rows);
-    for (uint32_t w = n_words; w-- > 0;) { /* backwards, as a row's last word may reach into the next row */
-        const word *word = from->words + w;
-        for (uint32_t i = 0; i < n; i++) values[i] = word->constant;
-        if (word->n_of_key) add_tables(word->of_key, word->n_of_key, from->chunk, keys, n, values);
-        if (word->n_of_row) add_tables(word->of_row, word->n_of_row, from->chunk, rows, n, values);
-        if (word->base.n_bits) add_bases(file_end, part, &word->base, keys, n, fields, values);
-        if (word->deviation.n_bits && !from->short_rows) {
-            add_deviations(file_end, part, &word->deviation, row_at, n, fields, values);
-        }
-        add_sum(word->sum, u->bits, n, values);
-        uint32_t left = u->pack->n_features - w * n_lanes;
-        put_words(values, n, u->bits, left < n_lanes ? left : n_lanes, stride, out + 8u * (size_t)w, end);
+    uint32_t bits = u->bits, n_words = words_of(u->pack, bits), start = (n_words - 1u) / TILE * TILE;
+    uint32_t n_tile = n_words - start, n_values = u->pack->n_features - start * lanes(bits);
+    size_t stride = (size_t)u->pack->n_features * (size_t)(bits / 8u);
+    const block b = start_block(u, from, first, n);
+    for (;; start -= TILE, n_tile = TILE, n_values = TILE * lanes(bits)) { /* backwards: see put_words */
+        for (uint32_t w = 0; w < n_tile; w++) read_word(from, from->words + start + w, &b, bits, b.words + w * TD_KEY_BLOCK);
+        put_words(b.words, n_tile, n, bits, n_values, stride, out + 8u * (size_t)start, end);
+        if (start == 0) break;
     }
     if (u->bits == 8) finish_values(u, from, 1, n, out);
     else if (u->bits == 16) finish_values(u, from, 2, n, out);
@@ -722,7 +763,6 @@ int td_unpacker_stored(const td_unpacker *u, uint32_t first, uint32_t count, voi
         uint32_t row = first - from->part.first_row, n = TD_KEY_BLOCK - row % TD_KEY_BLOCK;
         if (n > from->part.n_rows - row) n = from->part.n_rows - row;
         if (n > count) n = count;
-        if (n > FEW_ROWS && stride >= LONG_ROW) n = FEW_ROWS;
         read_block(u, from, row, n, out, end);
         out += n * stride;
         first += n;
