@@ -635,3 +635,16 @@ def test_texts_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.Capture
     td.pack(table_from_columns({"t": ["\x1b[2J", "a\0", "é"]}), keep_order=True).save(tmp_path / "x.tdz")
     assert cli.main(["cat", str(tmp_path / "x.tdz"), "--rows", ":"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ['0: "\\u001b[2J"', '1: "a\\u0000"', "2: é"]
+
+
+def test_names_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "\x1b[2Jx.tdz"
+    td.pack(table_from_columns({"\x1b[31ma\nb": [1, 2], "é": [3, 4]})).save(file)
+    broken = tmp_path / "\x1b[2Jbroken.tdz"
+    broken.write_bytes(b"TDZ1")
+    for command, code in ((["inspect", file], 0), (["cat", file], 0), (["verify", file], 0), (["verify", broken], 1),
+                          (["verify", tmp_path / "\x1b[2Jmissing.tdz"], 1)):  # fmt: skip
+        assert cli.main([str(word) for word in command]) == code
+        told = capsys.readouterr()
+        assert (told.out + told.err).replace("\n", "").isprintable()
+        assert command[0] == "verify" or r"\x1b[31ma\nb " in told.out

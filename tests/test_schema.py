@@ -414,6 +414,22 @@ def test_numbers_that_leave_no_room_for_missing_cells_are_refused() -> None:
         pack(table_from_columns([Column("a", np.append(values, every[5]), np.append(gone, False))]))
 
 
+def test_patterns_that_leave_no_room_for_missing_cells_are_a_list_or_refused() -> None:
+    ends = np.array([2**64 - 1, 2**63 - 1], dtype=np.uint64).view(
+        np.float64
+    )  # NaN of all ones, without and with a sign
+    for n in (100, 3000):
+        values, gone = np.append(ends, np.random.default_rng(0).normal(size=n)), np.zeros(n + 2, dtype=bool)
+        assert bits(pack(table_from_columns({"a": values}), keep_order=True)[:].ravel()) == bits(values)
+        gone[5] = True
+        table = table_from_columns([Column("a", values, gone)])
+        if n == 100:
+            assert bits(pack(table, keep_order=True).columns()[0].values[~gone]) == bits(values[~gone])
+        else:
+            with pytest.raises(DataError, match=r"column 'a': .*no room for missing cells.*NaN"):
+                pack(table)
+
+
 def test_too_many_texts_are_refused() -> None:
     planner = FieldPlanner("id", "text", max_list=1000)
     with pytest.raises(DataError, match=r"column 'id': .* different texts"):

@@ -731,7 +731,7 @@ def test_types_that_cannot_be_packed_say_what_to_try() -> None:
 @pytest.mark.filterwarnings("error")
 def test_missing_half_precision_numbers_warn_of_nothing() -> None:
     made = td.pack(table_from_columns({"a": np.ma.array(np.array([1, 2], "f2"), mask=[0, 1]), "b": [1, 2]}))
-    assert made[:].mask["a"].tolist() == [False, True]
+    assert made[:].mask["a"].tolist() == [False, True] and repr(made[1]) == "(--, 2)"
 
 
 def test_steps_stay_within_their_type() -> None:

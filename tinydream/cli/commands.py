@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import TinyDreamError, UsageError
 from .console import answer as _answer
 from .console import console as _console
+from .console import shown
 from .pack_commands import add_pack_commands, read_source, source_arguments
 from .train_options import add_settings, add_training, training_config
 
@@ -31,14 +32,14 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options.run(options)
     except TinyDreamError as error:
-        print(f"tinydream: {error}", file=sys.stderr)
+        print(f"tinydream: {shown(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # who read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"tinydream: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"tinydream: {shown(where)}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("tinydream: stopped", file=sys.stderr)

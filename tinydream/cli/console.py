@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-__all__ = ["Console", "answer", "console"]
+__all__ = ["Console", "answer", "console", "shown"]
 
 
 class Console:
@@ -30,7 +30,7 @@ class Console:
         if self._live:
             from tqdm import tqdm
 
-            tqdm.write(f"    {text}", file=self._stream)
+            tqdm.write(f"    {shown(text)}", file=self._stream)
         else:
             self._print(f"    {text}")
 
@@ -52,12 +52,23 @@ class Console:
             self._bar = None
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(shown(text), file=self._stream, flush=True)
+
+
+def shown(text: str) -> str:
+    """Text for a terminal: names out of files may hold characters that it would act on, so they become escapes. Lines
+    stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 def answer(options: argparse.Namespace, facts: dict[str, Any], lines: Sequence[str]) -> None:
     """The command's result: lines for people, JSON for machines."""
-    print(json.dumps(_finite(facts), indent=2, allow_nan=False) if options.json else "\n".join(lines))
+    if options.json:
+        print(json.dumps(_finite(facts), indent=2, allow_nan=False))
+    else:
+        print("\n".join(shown(line).replace("\n", r"\n") for line in lines))
 
 
 def _finite(value: Any) -> Any:

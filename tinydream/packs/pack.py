@@ -132,7 +132,8 @@ class Pack:
         """
         single = _is_row_number(index)
         rows = _joined(self.schema.features, self._read(self._numbers(np.array([index]) if single else index)))
-        return rows[0] if single else rows
+        with np.errstate(over="ignore"):  # see _joined
+            return rows[0] if single else rows
 
     def __iter__(self) -> Iterator[Any]:
         for first in range(0, len(self), BATCH):

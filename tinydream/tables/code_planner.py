@@ -215,9 +215,13 @@ class CodePlanner:
 
     def _choose_exact(self, missing: tuple[int | None, ...], special: tuple[int | None, ...]) -> Code:
         assert self.low is not None
-        choices = [Code("bits", missing, low=self.low), *self._as_list(missing)]
+        bits = Code("bits", missing, low=self.low)
+        choices = [bits, *self._as_list(missing)] if self._most(bits) < 2**64 else self._as_list(missing)
         if len(special) <= MAX_SPECIAL:
             choices += [Code("number", special, low=low, by=by, over=over) for low, by, over in self._scaled()]
+        if not choices:
+            raise DataError("its NaN are the first and the last of all, which leaves no room for missing cells; make "
+                            "them one kind of NaN, or mark them as missing too")  # fmt: skip
         return min(choices, key=self._cost)
 
     def _scaled(self) -> list[tuple[int, int, int]]:
