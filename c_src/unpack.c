@@ -558,8 +558,8 @@ static void put_values(uint64_t value, uint32_t bits, uint32_t n_values, uint8_t
     }
 }
 
-/* A tile into its rows, whole words as long as they fit before the end; n_words is best a constant. Returns how many rows
- * are written: none where words are not their values in memory, on big-endian machines. */
+/* A tile into its rows, whole words as long as they fit before the end; loops are made for an n_words that is a constant.
+ * Returns how many rows are written: none where words are not their values in memory, on big-endian machines. */
 static TD_INLINE uint32_t put_whole(const uint64_t *words, uint32_t n_words, uint32_t n, size_t stride, uint8_t *out,
                                     const uint8_t *end)
 {
@@ -574,7 +574,7 @@ static TD_INLINE uint32_t put_whole(const uint64_t *words, uint32_t n_words, uin
     return i;
 }
 
-/* A tile of n_words words, n_values values, into its rows. Last words may be written whole, over what follows their row:
+/* A tile of n_words words into its rows, which have n_values from there on. Last words may be written whole, over what follows their row:
  * rows come forwards and their tiles backwards, so that it is yet to be written. */
 static void put_words(const uint64_t *words, uint32_t n_words, uint32_t n, uint32_t bits, uint32_t n_values, size_t stride,
                       uint8_t *out, const uint8_t *end)
@@ -696,14 +696,14 @@ static TD_INLINE void read_word(const prepared *from, const word *word, const bl
 /* n rows from row `first` of the part on, all of one block. */
 static void read_block(const td_unpacker *u, prepared *from, uint32_t first, uint32_t n, uint8_t *out, const uint8_t *end)
 {
-    uint32_t bits = u->bits, n_words = words_of(u->pack, bits), start = (n_words - 1u) / TILE * TILE;
-    uint32_t n_tile = n_words - start, n_values = u->pack->n_features - start * lanes(bits);
-    size_t stride = (size_t)u->pack->n_features * (size_t)(bits / 8u);
+    uint32_t bits = u->bits, n_features = u->pack->n_features;
+    size_t stride = (size_t)n_features * (size_t)(bits / 8u);
     const block b = start_block(u, from, first, n);
-    for (;; start -= TILE, n_tile = TILE, n_values = TILE * lanes(bits)) { /* backwards: see put_words */
-        for (uint32_t w = 0; w < n_tile; w++) read_word(from, from->words + start + w, &b, bits, b.words + w * TD_KEY_BLOCK);
-        put_words(b.words, n_tile, n, bits, n_values, stride, out + 8u * (size_t)start, end);
-        if (start == 0) break;
+    for (uint32_t stop = words_of(u->pack, bits), start; stop > 0; stop = start) { /* backwards: see put_words */
+        start = (stop - 1u) / TILE * TILE;
+        uint64_t *words = b.words;
+        for (uint32_t w = start; w < stop; w++, words += TD_KEY_BLOCK) read_word(from, from->words + w, &b, bits, words);
+        put_words(b.words, stop - start, n, bits, n_features - start * lanes(bits), stride, out + 8u * (size_t)start, end);
     }
     if (u->bits == 8) finish_values(u, from, 1, n, out);
     else if (u->bits == 16) finish_values(u, from, 2, n, out);

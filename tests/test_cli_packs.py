@@ -427,7 +427,7 @@ def test_what_a_lossy_pack_did_not_change_is_told(tmp_path: Path, capsys: pytest
     assert "not changed, as exact numbers take no more bits: lossy\n" in told({"lossy": exact, "n": range(40)})
     both = told({"a": fine, "b": exact, "c\x1b[31m": exact})
     assert "a               f8, stored as number, lossy: at most" in both
-    assert r'no more bits: b, "c\u001b[31m"' in both
+    assert r"no more bits: b, c\x1b[31m" in both
     assert "not changed" not in told({"a": fine, "n": range(40)})
     assert "nothing was lost: only columns of real numbers can be, and there are none" in told({"lossy": range(40)})
     many = told({f"c{i}": fine for i in range(70)})
@@ -634,7 +634,7 @@ def test_names_of_outputs_say_what_they_are(tmp_path: Path, capsys: pytest.Captu
 def test_texts_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     td.pack(table_from_columns({"t": ["\x1b[2J", "a\0", "é"]}), keep_order=True).save(tmp_path / "x.tdz")
     assert cli.main(["cat", str(tmp_path / "x.tdz"), "--rows", ":"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ['0: "\\u001b[2J"', '1: "a\\u0000"', "2: é"]
+    assert capsys.readouterr().out.splitlines()[1:] == [r"0: \x1b[2J", r"1: a\x00", "2: é"]
 
 
 def test_names_do_not_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

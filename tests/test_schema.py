@@ -415,9 +415,7 @@ def test_numbers_that_leave_no_room_for_missing_cells_are_refused() -> None:
 
 
 def test_patterns_that_leave_no_room_for_missing_cells_are_a_list_or_refused() -> None:
-    ends = np.array([2**64 - 1, 2**63 - 1], dtype=np.uint64).view(
-        np.float64
-    )  # NaN of all ones, without and with a sign
+    ends = np.array([2**64 - 1, 2**63 - 1], dtype=np.uint64).view(np.float64)  # NaN of all ones, with either sign
     for n in (100, 3000):
         values, gone = np.append(ends, np.random.default_rng(0).normal(size=n)), np.zeros(n + 2, dtype=bool)
         assert bits(pack(table_from_columns({"a": values}), keep_order=True)[:].ravel()) == bits(values)

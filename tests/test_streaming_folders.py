@@ -33,7 +33,8 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(made: Pack) -> Counter[tuple[Any, str]]:
-    rows = made[:].tolist() if made[:].dtype.hasobject else [row.tobytes() for row in made[:]]
+    found = made[:]
+    rows = found.tolist() if found.dtype.hasobject else [row.tobytes() for row in found]
     return Counter((row, made.classes[y]) for row, y in zip(rows, made.class_numbers, strict=True))
 
 

@@ -52,7 +52,7 @@ def add_pack_commands(command: Command, cut: Callable[[argparse.ArgumentParser],
         "--max-memory",
         metavar="SIZE",
         help="what would take more, about, is packed piece by piece (default 256MB). Counts what the rows take; "
-        "Python and its libraries are 40 to 130MB beside it. Temporary files lie beside OUTPUT",
+        "Python and its libraries come beside it. Temporary files lie beside OUTPUT",
     )
     made.add_argument("--keep-order", action="store_true", help="row i of the pack is row i of SOURCE (larger)")
     made.add_argument(
@@ -405,13 +405,12 @@ def _cat(options: argparse.Namespace) -> None:
 
 
 def _word(value: Any) -> str:
-    """A cell among others on a line: "-" where it is missing; texts that would not stay one word in quotes, and what a
-    terminal would act on as an escape."""
+    """A cell among others on a line: "-" where it is missing; texts that would not stay one word in quotes."""
     if value is None:
         return "-"
     text = str(value)
     plain = not isinstance(value, str) or (text.split() == [text] and text != "-" and '"' not in text)
-    return text if plain and text.isprintable() else json.dumps(value, ensure_ascii=not text.isprintable())
+    return text if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _row_numbers(text: str, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:

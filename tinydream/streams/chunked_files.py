@@ -110,27 +110,24 @@ class ParquetChunks(Source):
     plain = False
 
     def __init__(self, path: Path, labels: list[str], memory: int) -> None:
-        self.name, self._labels, self._memory = str(path), labels, memory
+        self.name, self._labels = str(path), labels
         self._file = parquet_file(path)
         self.n_bytes = path.stat().st_size
         _check_header([str(name) for name in self._file.schema_arrow.names], labels, self.name)
         self.left_out = arrow_left_out(self._file.schema_arrow.names)
+        # Long texts may be short in the file, where each is listed once: the first rows say what all take.
+        first = first_batch(self._file)
+        row = first.nbytes // max(1, len(first))
+        self._at_once = max(LEAST, min(2**20, memory // (4 * row + CELL * first.num_columns)))
 
     def chunks(self) -> Iterator[Chunk]:
         """Batches of rows."""
         total = max(1, self._file.metadata.num_rows)
-        n_rows = self._at_once(first_batch(self._file))
         done = 0
-        for batch in self._file.iter_batches(batch_size=n_rows, use_threads=False):
+        for batch in self._file.iter_batches(batch_size=self._at_once, use_threads=False):
             done += batch.num_rows
             if batch.num_rows:
                 yield _split(arrow_columns(batch, self.name), self._labels, self.n_bytes * done // total)
-
-    def _at_once(self, first: Any) -> int:
-        """Rows of a batch, if all are as the first. Long texts may be short in the file, where each is listed once."""
-        row: int = first.nbytes // max(1, len(first))
-        n_columns: int = first.num_columns
-        return max(LEAST, min(2**20, self._memory // (4 * row + CELL * n_columns)))
 
 
 class NpyChunks(Source):
